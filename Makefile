@@ -1,0 +1,51 @@
+# Every task sets up what it needs; the second time it is quick.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the tasks
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+# torch is asked for by its exact version, so that pip takes the CPU build where one is offered.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[suite]' --group dev
+	@touch $@
+
+.PHONY: install
+install: $(INSTALLED) ## set up .venv with everything, pinned by constraints.txt
+
+.PHONY: serve
+serve: $(INSTALLED) ## run the whole suite and show a command that draws a picture
+	@$(BIN)/python -m services
+
+.PHONY: test
+test: $(INSTALLED) ## run the tests
+	@$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(INSTALLED) ## check style, types and protos
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/compile.py lint
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/compile.py breaking
+
+.PHONY: protos
+protos: $(INSTALLED) ## write the stubs anew from the protos
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/compile.py stubs
+
+.PHONY: bench
+bench: $(INSTALLED) ## measure what benchmarks/README.md claims
+	@$(BIN)/python -m benchmarks
+
+.PHONY: lock
+lock: $(INSTALLED) ## write constraints.txt anew from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt

@@ -1,0 +1,1 @@
+"""The four gRPC services of Pictor, and what they share to speak gRPC."""

@@ -1,0 +1,158 @@
+"""
+The whole suite in one command: ``python -m services``.
+
+The four services and the gateway share this process and still talk through stubs only; the device
+process is a child. Each part reads its settings from the environment, in which it finds the
+addresses that the parts before it have bound.
+"""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import shlex
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from gateway import __main__ as gateway
+from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
+from services.accounts import __main__ as accounts
+from services.catalog import __main__ as catalog
+from services.inference import __main__ as inference
+from services.rpc import logs
+from services.rpc.channels import open_channel
+from services.rpc.principals import service_token
+from services.rpc.process import ProcessSettings
+from services.rpc.server import run_until_stopped
+from services.rpc.settings import SettingError, read
+from services.storage import __main__ as storage
+
+PROMPT = "a red circle on a white background"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """
+    A suite that runs.
+
+    Attributes:
+        settings: With the addresses that were bound.
+        new_key: The first API key, if this start has made it; empty otherwise.
+    """
+
+    settings: ProcessSettings
+    new_key: str
+
+    @property
+    def key_file(self) -> pathlib.Path:
+        """Where the first API key lies."""
+        return self.settings.data_dir / "api-key"
+
+
+@contextlib.asynccontextmanager
+async def running(environ: Mapping[str, str]) -> AsyncIterator[Suite]:
+    """
+    Run everything within the block.
+
+    Args:
+        environ: The settings of all parts, by variable.
+
+    Raises:
+        SettingError: If a variable's value breaks its rule.
+        OSError: If an address is taken.
+    """
+    bound = dict(environ)
+    bound["PICTOR_HTTP_ADDRESS"] = _definite(read(ProcessSettings, bound).http_address)
+    key_file = read(ProcessSettings, bound).data_dir / "api-key"
+    old_key = key_file.read_text() if key_file.exists() else ""
+    async with contextlib.AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        bound["PICTOR_ACCOUNTS_ADDRESS"] = await enter(
+            accounts.running(read(accounts.Settings, bound))
+        )
+        bound["PICTOR_CATALOG_ADDRESS"] = await enter(
+            catalog.running(read(catalog.Settings, bound))
+        )
+        bound["PICTOR_STORAGE_ADDRESS"] = await enter(
+            storage.running(read(storage.Settings, bound))
+        )
+        bound["PICTOR_INFERENCE_ADDRESS"] = await enter(
+            inference.running(read(inference.Settings, bound), bound)
+        )
+        await enter(gateway.running(read(gateway.Settings, bound)))
+        key = key_file.read_text() if key_file.exists() else ""
+        yield Suite(read(ProcessSettings, bound), key.strip() if key != old_key else "")
+
+
+async def until_ready(suite: Suite) -> str:
+    """Wait until a picture can be drawn; return the id of a model that draws it."""
+    token = service_token(suite.settings.data_dir)
+    async with open_channel(suite.settings.catalog_address, token) as channel:
+        watch = catalog_service_pb2_grpc.CatalogServiceStub(channel).WatchServingStatuses(
+            catalog_service_pb2.WatchServingStatusesRequest()
+        )
+        async for news in watch:
+            for status in news.serving_statuses:
+                if status.ready_replicas:
+                    watch.cancel()
+                    return status.served_by.removeprefix("models/")
+    raise ConnectionError("the catalog has stopped")
+
+
+def paste(suite: Suite, model: str) -> str:
+    """Return a command for a shell that draws a picture through the REST facade."""
+    key = suite.new_key or f"$(cat {shlex.quote(str(suite.key_file))})"
+    body = f'{{"model": "{model}", "prompt": "{PROMPT}"}}'
+    show_url = """python3 -c 'import json, sys; print(json.load(sys.stdin)["data"][0]["url"])'"""
+    return (
+        f"curl -sS -o circle.png $(curl -sS {suite.settings.base_url}/v1/images/generations \\\n"
+        f"      -H \"Authorization: Bearer {key}\" -H 'Content-Type: application/json' \\\n"
+        f"      -d '{body}' \\\n"
+        f"      | {show_url})"
+    )
+
+
+async def announce(suite: Suite) -> None:
+    """Tell the person at the terminal how to draw, as soon as that is possible."""
+    started = time.monotonic()
+    url = suite.settings.base_url
+    _say(f"Pictor listens at {url}; loading the model ...")
+    model = await until_ready(suite)
+    _say(
+        f"Ready after {time.monotonic() - started:.1f} s. Paste this into another terminal and open"
+        f" circle.png:\n\n    {paste(suite, model)}\n"
+    )
+    _say(f'or, with a progress bar:  pictor generate "{PROMPT}" -o circle.png')
+    if suite.new_key:
+        _say(f"The API key in that command is new. It lies in {suite.key_file}, for you alone.")
+
+
+def main() -> None:
+    """Run until SIGINT or SIGTERM."""
+    try:
+        settings = read(ProcessSettings, os.environ)
+        logs.configure(settings.log_level, settings.log_form)
+        asyncio.run(run_until_stopped(running(os.environ), announce))
+    except (SettingError, OSError) as error:
+        sys.exit(f"pictor: {error}")
+
+
+def _definite(address: str) -> str:
+    """Replace port 0 by a free port: storage writes URLs before the gateway has bound one."""
+    host, _, port = address.rpartition(":")
+    if port != "0":
+        return address
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - this is for the person who started the suite
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Jobs: admission, the durable queue, dispatch to executors, and streams of progress."""

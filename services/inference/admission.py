@@ -1,0 +1,260 @@
+"""
+What a request must satisfy to become a job, and what it leaves to the model.
+
+Pure functions over a Generation and the Model that it names: each check raises InvalidRequest with
+the value, the rule and the alternatives; ``admit`` returns the effective Generation.
+"""
+
+import math
+import secrets
+from collections.abc import Sequence
+
+from pictor.catalog.v1 import model_pb2
+from pictor.errors.v1 import error_reason_pb2 as reasons
+from pictor.inference.v1 import generation_pb2, job_pb2
+from services.inference.worker.samplers import check_sampler
+from services.rpc.errors import InvalidRequest, invalid
+
+MAX_PREVIEWS = 20
+MAX_IMAGES_WITHOUT_LIMIT = 1
+SEEDS = 2**32
+
+Operation = model_pb2.Operation
+OPERATION_NAMES = {
+    model_pb2.OPERATION_TEXT_TO_IMAGE: "text-to-image",
+    model_pb2.OPERATION_IMAGE_TO_IMAGE: "image-to-image",
+    model_pb2.OPERATION_INPAINT: "inpainting",
+    model_pb2.OPERATION_EDIT: "editing by instruction",
+}
+
+
+def check_limits(generation: generation_pb2.Generation, model: model_pb2.Model) -> None:
+    """
+    Check a model's documented limits: the prompt's length and the number of images.
+
+    Raises:
+        InvalidRequest: With FIELD_REQUIRED, PROMPT_TOO_LONG or INPUT_IMAGE_COUNT.
+    """
+    limits, images = model.limits, len(generation.input_images)
+    if not generation.prompt.strip() and not images:
+        raise invalid("generation.prompt", "prompt is empty", reasons.ERROR_REASON_FIELD_REQUIRED)
+    for field in ("prompt", "negative_prompt"):
+        length = len(getattr(generation, field))
+        if length > limits.max_prompt_chars:
+            raise invalid(
+                f"generation.{field}",
+                f"{field} has {length} characters; {model_id(model)} takes at most"
+                f" {limits.max_prompt_chars}",
+                reasons.ERROR_REASON_PROMPT_TOO_LONG,
+            )
+    if not limits.min_input_images <= images <= limits.max_input_images:
+        raise invalid(
+            "generation.input_images",
+            f"{images} input images; {model_id(model)} takes"
+            f" {_count(limits.min_input_images, limits.max_input_images)}",
+            reasons.ERROR_REASON_INPUT_IMAGE_COUNT,
+        )
+
+
+def admit(
+    generation: generation_pb2.Generation,
+    model: model_pb2.Model,
+    image_size: model_pb2.Size | None = None,
+) -> tuple[generation_pb2.Generation, list[job_pb2.ParameterNote]]:
+    """
+    Merge the model's defaults under a request and check every field.
+
+    Args:
+        generation: The request. It is not changed.
+        model: The model that it names.
+        image_size: The size of the first input image, if there is one and it is known.
+
+    Returns:
+        The effective Generation, with every tunable set that the model has a default for, and the
+        notes for the receipt.
+
+    Raises:
+        InvalidRequest: If a field breaks a rule.
+    """
+    check_limits(generation, model)
+    merged = generation_pb2.Generation()
+    merged.CopyFrom(generation)
+    merged.model = model.name
+    merged.operation = _operation(generation, model)
+    notes = _merge_size(merged, model, image_size)
+    _merge_defaults(merged, model.parameter_defaults)
+    if not merged.HasField("seed"):
+        merged.seed = secrets.randbelow(SEEDS)
+    if not merged.HasField("image_count"):
+        merged.image_count = 1
+    _check_size(merged, model)
+    _check_numbers(merged, model.limits)
+    check_sampler(merged.sampler, merged.schedule)
+    _check_rest(merged)
+    return merged, [*notes, *_ignored(generation, model)]
+
+
+def model_id(model: model_pb2.Model) -> str:
+    """Return the id by which people know a model, e.g. ``black-forest-labs/FLUX.1-dev``."""
+    return model.name.removeprefix("models/")
+
+
+def _count(least: int, most: int) -> str:
+    if most == 0:
+        return "none"
+    return f"exactly {most}" if least == most else f"{least} to {most}"
+
+
+def _operation(
+    generation: generation_pb2.Generation, model: model_pb2.Model
+) -> model_pb2.Operation.ValueType:
+    operation = generation.operation or _implied_operation(generation, model)
+    needs_image = operation != model_pb2.OPERATION_TEXT_TO_IMAGE
+    if needs_image and not generation.input_images:
+        raise invalid(
+            "generation.input_images",
+            f"{OPERATION_NAMES[operation]} needs an input image",
+            reasons.ERROR_REASON_INPUT_IMAGE_COUNT,
+        )
+    if (operation == model_pb2.OPERATION_INPAINT) != bool(generation.mask):
+        raise invalid("generation.mask", "a mask and inpainting go together: one came alone")
+    if operation not in model.operations:
+        can = ", ".join(OPERATION_NAMES[o] for o in model.operations)
+        raise InvalidRequest(
+            f"{model_id(model)} does not do {OPERATION_NAMES[operation]}; it does {can}",
+            reason=reasons.ERROR_REASON_OPERATION_UNSUPPORTED,
+            metadata={"operation": Operation.Name(operation), "model": model.name},
+        )
+    return operation
+
+
+def _implied_operation(
+    generation: generation_pb2.Generation, model: model_pb2.Model
+) -> model_pb2.Operation.ValueType:
+    if generation.mask:
+        return model_pb2.OPERATION_INPAINT
+    if not generation.input_images:
+        return model_pb2.OPERATION_TEXT_TO_IMAGE
+    roles = {image.role for image in generation.input_images}
+    edits = model_pb2.OPERATION_EDIT in model.operations
+    if generation_pb2.InputImage.ROLE_INIT not in roles and edits:
+        return model_pb2.OPERATION_EDIT
+    return model_pb2.OPERATION_IMAGE_TO_IMAGE
+
+
+def _merge_size(
+    merged: generation_pb2.Generation, model: model_pb2.Model, image_size: model_pb2.Size | None
+) -> list[job_pb2.ParameterNote]:
+    """Let an init image give the size that the request leaves out, as near as the model can."""
+    keeps_size = merged.operation in (
+        model_pb2.OPERATION_IMAGE_TO_IMAGE,
+        model_pb2.OPERATION_INPAINT,
+    )
+    if image_size is None or not keeps_size:
+        return []
+    notes = []
+    for field in ("width_px", "height_px"):
+        if merged.HasField(field):
+            continue
+        given = getattr(image_size, field)
+        used = _nearest_side(given, model.limits)
+        setattr(merged, field, used)
+        if used != given:
+            notes.append(
+                job_pb2.ParameterNote(
+                    parameter=field,
+                    treatment=job_pb2.ParameterNote.TREATMENT_TRANSLATED,
+                    requested=str(given),
+                    used=str(used),
+                    reason="the input image's side, brought to what the model draws",
+                )
+            )
+    return notes
+
+
+def _nearest_side(side: int, limits: model_pb2.Limits) -> int:
+    multiple = limits.size_multiple_px
+    rounded = max(multiple, side // multiple * multiple)
+    return min(max(rounded, limits.min_side_px), limits.max_side_px)
+
+
+def _merge_defaults(
+    merged: generation_pb2.Generation, defaults: model_pb2.ParameterDefaults
+) -> None:
+    for field, value in defaults.ListFields():
+        needs_image = field.name == "strength"
+        if needs_image and merged.operation == model_pb2.OPERATION_TEXT_TO_IMAGE:
+            continue
+        if not merged.HasField(field.name):  # type: ignore[arg-type]  # ParameterDefaults mirrors Generation
+            setattr(merged, field.name, value)
+
+
+def _check_size(merged: generation_pb2.Generation, model: model_pb2.Model) -> None:
+    limits = model.limits
+    for field in ("width_px", "height_px"):
+        side = getattr(merged, field)
+        _check_range(field, side, limits.min_side_px, limits.max_side_px)
+        if side % limits.size_multiple_px:
+            below = side // limits.size_multiple_px * limits.size_multiple_px
+            raise _out_of_range(
+                field,
+                f"{field} {side} is not a multiple of {limits.size_multiple_px}; nearest are"
+                f" {below} and {below + limits.size_multiple_px}",
+            )
+    pixels = merged.width_px * merged.height_px
+    if pixels > limits.max_pixels:
+        raise _out_of_range(
+            "width_px",
+            f"{merged.width_px} x {merged.height_px} is {pixels} pixels; {model_id(model)} draws"
+            f" at most {limits.max_pixels}",
+        )
+
+
+def _check_numbers(merged: generation_pb2.Generation, limits: model_pb2.Limits) -> None:
+    most_images = limits.max_image_count or MAX_IMAGES_WITHOUT_LIMIT
+    _check_range("step_count", merged.step_count, 1, limits.max_step_count)
+    _check_range("image_count", merged.image_count, 1, most_images)
+    _check_range("preview_count", merged.preview_count, 0, MAX_PREVIEWS)
+    _check_range("guidance_scale", merged.guidance_scale, 0, limits.max_guidance_scale)
+    if merged.HasField("strength") and not 0 < merged.strength <= 1:
+        raise _out_of_range(
+            "strength", f"strength {merged.strength:g} is outside 0 to 1 (0 itself excluded)"
+        )
+    if merged.output.HasField("quality"):
+        _check_range("output.quality", merged.output.quality, 1, 100)
+
+
+def _check_rest(merged: generation_pb2.Generation) -> None:
+    if merged.loras:
+        raise invalid(
+            "generation.loras",
+            f"adapter {merged.loras[0].adapter!r}: this server applies no LoRA adapters yet;"
+            " leave loras empty",
+            reasons.ERROR_REASON_FIELD_UNSUPPORTED,
+        )
+
+
+def _check_range(field: str, value: float, least: float, most: float) -> None:
+    if not (math.isfinite(value) and least <= value <= most):
+        raise _out_of_range(field, f"{field} {value:g} is outside {least:g} to {most:g}")
+
+
+def _out_of_range(field: str, description: str) -> InvalidRequest:
+    return invalid(f"generation.{field}", description, reasons.ERROR_REASON_FIELD_OUT_OF_RANGE)
+
+
+def _ignored(
+    generation: generation_pb2.Generation, model: model_pb2.Model
+) -> Sequence[job_pb2.ParameterNote]:
+    """Note what the request sets and the model's own table says has no effect."""
+    given = {field.name: value for field, value in generation.ListFields()}
+    return [
+        job_pb2.ParameterNote(
+            parameter=support.parameter,
+            treatment=job_pb2.ParameterNote.TREATMENT_IGNORED,
+            requested=str(given[support.parameter])[:100],
+            reason=support.reason,
+        )
+        for support in model.parameters
+        if support.level == model_pb2.ParameterSupport.LEVEL_IGNORED and support.parameter in given
+    ]

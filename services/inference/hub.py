@@ -1,0 +1,98 @@
+"""
+The news about jobs, within this process: who watches is woken, who does not costs nothing.
+
+News come in three kinds. A change of state is never lost: a watcher that is behind reads the
+events from the store. Progress is a snapshot: the newest replaces the one before. Previews are kept
+up to a bound; a watcher that is slower than that misses the oldest.
+"""
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import Iterator
+
+from pictor.inference.v1 import progress_pb2
+
+PREVIEWS_KEPT = 20
+
+
+class Subscription:
+    """
+    What one watcher has not been told yet.
+
+    Attributes:
+        state_changed: The job has a new revision.
+        progress: The newest progress, or None when it was told.
+        previews: Oldest first.
+    """
+
+    def __init__(self) -> None:
+        self.state_changed = False
+        self.progress: progress_pb2.Progress | None = None
+        self.previews: collections.deque[progress_pb2.Preview] = collections.deque(
+            maxlen=PREVIEWS_KEPT
+        )
+        self._news = asyncio.Event()
+
+    async def wait(self, timeout_seconds: float) -> bool:
+        """Wait for news; False if none came in time."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        self._news.clear()
+        return True
+
+    def wake(self) -> None:
+        """Tell the watcher that there is something to tell."""
+        self._news.set()
+
+
+class Hub:
+    """Knows who watches which job, and the newest progress of the jobs that run."""
+
+    def __init__(self) -> None:
+        self._subscriptions: dict[str, set[Subscription]] = {}
+        self._progress: dict[str, progress_pb2.Progress] = {}
+
+    @contextlib.contextmanager
+    def subscribed(self, name: str) -> Iterator[Subscription]:
+        """Collect the news about a job within the block."""
+        subscription = Subscription()
+        self._subscriptions.setdefault(name, set()).add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions[name].discard(subscription)
+            if not self._subscriptions[name]:
+                del self._subscriptions[name]
+
+    def watched(self) -> list[str]:
+        """Name the jobs that somebody watches."""
+        return list(self._subscriptions)
+
+    def progress(self, name: str) -> progress_pb2.Progress | None:
+        """Return the newest progress of a job that runs here."""
+        return self._progress.get(name)
+
+    def publish_state(self, name: str, *, terminal: bool) -> None:
+        """Tell that a job's state has changed."""
+        if terminal:
+            self._progress.pop(name, None)
+        for subscription in self._subscriptions.get(name, ()):
+            subscription.state_changed = True
+            subscription.wake()
+
+    def publish_progress(self, name: str, progress: progress_pb2.Progress) -> None:
+        """Tell how far a job is."""
+        self._progress[name] = progress
+        for subscription in self._subscriptions.get(name, ()):
+            subscription.progress = progress
+            subscription.wake()
+
+    def publish_preview(self, name: str, preview: progress_pb2.Preview) -> None:
+        """Show an unfinished image."""
+        for subscription in self._subscriptions.get(name, ()):
+            subscription.previews.append(preview)
+            subscription.wake()

@@ -1,0 +1,237 @@
+"""
+The life of a job.
+
+    QUEUED -> RUNNING -> SUCCEEDED
+      |  ^       |-----> FAILED
+      |  +-------|          (the device was lost and attempts are left)
+      +----------+-----> CANCELED
+
+Every arrow is one transaction that counts the revision up by one; two that start from the same
+revision cannot both happen, so a cancel that races a completion has one winner.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from pictor.errors.v1 import error_reason_pb2 as reasons
+from pictor.inference.v1 import generation_pb2, job_pb2
+from pictor.worker.v1 import worker_pb2
+from services.inference.hub import Hub
+from services.inference.store import JobStore
+from services.paging import decode_token, encode_token
+from services.rpc.errors import (
+    Canceled,
+    Internal,
+    NotFound,
+    StateConflict,
+    SuiteError,
+    invalid,
+    to_status,
+)
+from services.rpc.principals import caller
+
+log = structlog.get_logger()
+State = job_pb2.Job.State
+TERMINAL = frozenset(
+    [job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED]
+)
+
+
+class Jobs:
+    """
+    Makes, reads and ends jobs.
+
+    Args:
+        store: Where they lie.
+        hub: Who is told of changes.
+    """
+
+    def __init__(self, store: JobStore, hub: Hub) -> None:
+        self._store = store
+        self._hub = hub
+        self._wake_dispatcher: Callable[[], None] = lambda: None
+        self._stop_attempt: Callable[[str], None] = lambda _name: None
+
+    def on_change(
+        self, wake_dispatcher: Callable[[], None], stop_attempt: Callable[[str], None]
+    ) -> None:
+        """Name what is called when a job is queued, and when one that runs must stop."""
+        self._wake_dispatcher = wake_dispatcher
+        self._stop_attempt = stop_attempt
+
+    async def create(
+        self,
+        generation: generation_pb2.Generation,
+        *,
+        dialect: str,
+        served_by: str,
+        receipt: Sequence[job_pb2.ParameterNote],
+    ) -> job_pb2.Job:
+        """Queue an admitted generation; the job is durable when this returns."""
+        job = job_pb2.Job(
+            name=f"jobs/{uuid.uuid4()}",
+            account=caller().account,
+            state=job_pb2.Job.STATE_QUEUED,
+            generation=generation,
+            dialect=dialect,
+            revision=1,
+            receipt=receipt,
+            served_by="" if served_by == generation.model else served_by,
+            request_id=structlog.contextvars.get_contextvars().get("request_id", ""),
+            create_time=_now(),
+        )
+        await self._store.insert(job)
+        log.info("job.queued", job=job.name, model=generation.model, dialect=dialect)
+        self._wake_dispatcher()
+        return await self._with_progress(job)
+
+    async def get(self, name: str) -> job_pb2.Job:
+        """
+        Read one of the caller's jobs.
+
+        Raises:
+            NotFound: If there is none of this name, or another account's.
+        """
+        return await self._with_progress(await self._own(name))
+
+    async def page(
+        self, states: Sequence[State.ValueType], count: int, page_token: str
+    ) -> tuple[list[job_pb2.Job], str]:
+        """
+        Read a page of the caller's jobs, newest first, and the token of the next page.
+
+        Raises:
+            InvalidRequest: If the page token is not one of ours.
+        """
+        before = _sequence(page_token) if page_token else None
+        account = caller().account or None
+        rows = await self._store.page(account, states, before, count + 1)
+        token = encode_token(str(rows[count - 1][0])) if len(rows) > count else ""
+        return [await self._with_progress(job) for _, job in rows[:count]], token
+
+    async def cancel(self, name: str) -> job_pb2.Job:
+        """
+        End one of the caller's jobs.
+
+        Raises:
+            NotFound: If there is none of this name, or another account's.
+            StateConflict: If it has succeeded or failed.
+        """
+        job = await self._own(name)
+        while job.state not in TERMINAL:
+            reason = Canceled("the job was canceled")
+            if ended := await self._end(job, job_pb2.Job.STATE_CANCELED, error=reason):
+                self._stop_attempt(name)
+                return ended
+            job = await self._own(name)
+        if job.state != job_pb2.Job.STATE_CANCELED:
+            state = State.Name(job.state)
+            raise StateConflict(
+                f"the job has ended already: {state.removeprefix('STATE_').lower()}",
+                metadata={"job": name, "state": state},
+            )
+        return job
+
+    async def start(self, job: job_pb2.Job) -> job_pb2.Job | None:
+        """Lease a queued job to an attempt; None if it is not queued any more."""
+        running = _changed(job, job_pb2.Job.STATE_RUNNING)
+        running.attempt_count += 1
+        running.start_time.CopyFrom(_now())
+        return await self._write(running)
+
+    async def succeed(self, job: job_pb2.Job, result: worker_pb2.Result) -> None:
+        """End an attempt with its result, unless it has lost its lease."""
+        done = _changed(job, job_pb2.Job.STATE_SUCCEEDED)
+        done.result.CopyFrom(result.job_result)
+        done.receipt.extend(result.receipt)
+        done.progress.step = done.progress.step_count = job.generation.step_count
+        done.finish_time.CopyFrom(_now())
+        await self._write(done)
+
+    async def fail(self, job: job_pb2.Job, error: SuiteError) -> None:
+        """End an attempt with an error, unless it has lost its lease."""
+        await self._end(job, job_pb2.Job.STATE_FAILED, error=error)
+
+    async def lose(self, job: job_pb2.Job, max_attempts: int) -> None:
+        """Queue a job whose device was lost again, or fail it after its last attempt."""
+        if job.attempt_count < max_attempts:
+            if await self._write(_changed(job, job_pb2.Job.STATE_QUEUED)):
+                self._wake_dispatcher()
+            return
+        lost = Internal(
+            f"the device process ended while it drew this, {job.attempt_count} times",
+            reason=reasons.ERROR_REASON_DEVICE_LOST,
+            metadata={"attempts": str(job.attempt_count)},
+        )
+        await self.fail(job, lost)
+
+    async def recover(self, max_attempts: int) -> None:
+        """After a start: take back the jobs that ran when the process before this one ended."""
+        for job in await self._store.in_state(job_pb2.Job.STATE_RUNNING, 1_000_000):
+            log.info("job.recovered", job=job.name, attempts=job.attempt_count)
+            await self.lose(job, max_attempts)
+
+    async def _own(self, name: str) -> job_pb2.Job:
+        job = await self._store.get(name)
+        account = caller().account
+        if job is None or (account and job.account != account):
+            raise NotFound(
+                f"no job {name!r}",
+                reason=reasons.ERROR_REASON_JOB_NOT_FOUND,
+                metadata={"job": name[:100]},
+            )
+        return job
+
+    async def _with_progress(self, job: job_pb2.Job) -> job_pb2.Job:
+        if job.state == job_pb2.Job.STATE_QUEUED:
+            job.progress.Clear()
+            job.progress.step_count = job.generation.step_count
+            job.progress.queue_position = await self._store.queue_position(job.name)
+        elif job.state == job_pb2.Job.STATE_RUNNING:
+            job.progress.step_count = job.generation.step_count
+            if newest := self._hub.progress(job.name):
+                job.progress.CopyFrom(newest)
+        return job
+
+    async def _end(
+        self, job: job_pb2.Job, state: State.ValueType, *, error: SuiteError
+    ) -> job_pb2.Job | None:
+        ended = _changed(job, state)
+        ended.error.CopyFrom(to_status(error, job.request_id))
+        if newest := self._hub.progress(job.name):
+            ended.progress.CopyFrom(newest)
+        ended.finish_time.CopyFrom(_now())
+        return await self._write(ended)
+
+    async def _write(self, job: job_pb2.Job) -> job_pb2.Job | None:
+        if not await self._store.change(job):
+            log.info("job.write_refused", job=job.name, revision=job.revision)
+            return None
+        state = State.Name(job.state).removeprefix("STATE_").lower()
+        log.info("job.changed", job=job.name, state=state, revision=job.revision)
+        self._hub.publish_state(job.name, terminal=job.state in TERMINAL)
+        return job
+
+
+def _changed(job: job_pb2.Job, state: State.ValueType) -> job_pb2.Job:
+    changed = job_pb2.Job()
+    changed.CopyFrom(job)
+    changed.state = state
+    changed.revision += 1
+    return changed
+
+
+def _sequence(page_token: str) -> int:
+    (text,) = decode_token(page_token, 1)
+    if not text.isdecimal():
+        raise invalid("page_token", "page_token is not one that this server has given out")
+    return int(text)
+
+
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return now

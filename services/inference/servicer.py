@@ -1,0 +1,127 @@
+"""InferenceService: what a caller may ask about jobs."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from grpc.aio import ServicerContext
+
+from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc, model_pb2, serving_pb2
+from pictor.errors.v1 import error_reason_pb2 as reasons
+from pictor.inference.v1 import generation_pb2, inference_service_pb2_grpc
+from pictor.inference.v1.inference_service_pb2 import (
+    CancelJobRequest,
+    CreateJobRequest,
+    GetJobRequest,
+    ListJobsRequest,
+    ListJobsResponse,
+    WatchJobRequest,
+    WatchJobResponse,
+)
+from pictor.inference.v1.job_pb2 import Job
+from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
+from services.inference.admission import admit, check_limits, model_id
+from services.inference.jobs import Jobs
+from services.inference.watching import Watching
+from services.paging import page_size
+from services.rpc.errors import Unavailable, invalid
+
+RETRY_SECONDS = 5.0
+
+Context = ServicerContext[object, object]
+
+
+class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
+    """
+    Implements pictor.inference.v1.InferenceService.
+
+    Args:
+        jobs: The life of a job.
+        watching: Streams of events.
+        catalog: Knows the models, and what is being served.
+        storage: Knows the input images.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        watching: Watching,
+        catalog: "catalog_service_pb2_grpc.CatalogServiceAsyncStub",
+        storage: "storage_service_pb2_grpc.StorageServiceAsyncStub",
+    ) -> None:
+        self._jobs = jobs
+        self._watching = watching
+        self._catalog = catalog
+        self._storage = storage
+
+    async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
+        asked = request.generation
+        if not asked.model:
+            raise invalid(
+                "generation.model", "model is missing", reasons.ERROR_REASON_FIELD_REQUIRED
+            )
+        model = await self._model(asked.model)
+        check_limits(asked, model)
+        size = None if request.validate_only else await self._input_size(asked)
+        generation, notes = admit(asked, model, size)
+        receipt = [*request.receipt, *notes]
+        status = await self._serving(model)
+        if request.validate_only:
+            return Job(generation=generation, receipt=receipt)
+        return await self._jobs.create(
+            generation, dialect=request.dialect, served_by=status.served_by, receipt=receipt
+        )
+
+    async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
+        return await self._jobs.get(request.name)
+
+    async def ListJobs(self, request: ListJobsRequest, context: Context) -> ListJobsResponse:
+        jobs, token = await self._jobs.page(
+            list(request.states), page_size(request.page_size), request.page_token
+        )
+        return ListJobsResponse(jobs=jobs, next_page_token=token)
+
+    async def CancelJob(self, request: CancelJobRequest, context: Context) -> Job:
+        return await self._jobs.cancel(request.name)
+
+    async def WatchJob(
+        self, request: WatchJobRequest, context: Context
+    ) -> AsyncIterator[WatchJobResponse]:
+        watch = self._watching.watch(
+            request.name, request.after_revision, previews=request.include_previews
+        )
+        async with contextlib.aclosing(watch) as responses:  # type: ignore[type-var]  # an async generator
+            async for response in responses:
+                yield response
+
+    async def _model(self, name: str) -> model_pb2.Model:
+        name = name if name.startswith("models/") else f"models/{name}"
+        return await self._catalog.GetModel(catalog_service_pb2.GetModelRequest(name=name))
+
+    async def _serving(self, model: model_pb2.Model) -> serving_pb2.ServingStatus:
+        """Return the model's status; Unavailable with MODEL_NOT_SERVING if nothing serves it."""
+        answer = await self._catalog.ListServingStatuses(
+            catalog_service_pb2.ListServingStatusesRequest(models=[model.name])
+        )
+        status = answer.serving_statuses[0]
+        if not status.available:
+            detail = f": {status.detail}" if status.detail else ""
+            raise Unavailable(
+                f"model {model_id(model)} is known but not currently serving{detail}",
+                reason=reasons.ERROR_REASON_MODEL_NOT_SERVING,
+                metadata={"model": model.name},
+                retry_after_seconds=RETRY_SECONDS,
+            )
+        return status
+
+    async def _input_size(self, generation: generation_pb2.Generation) -> model_pb2.Size | None:
+        """Look every input up; return the size of the first one."""
+        names = [image.asset for image in generation.input_images]
+        if generation.mask:
+            names.append(generation.mask)
+        assets = [
+            await self._storage.GetAsset(storage_service_pb2.GetAssetRequest(name=name))
+            for name in names
+        ]
+        if not generation.input_images:
+            return None
+        return model_pb2.Size(width_px=assets[0].width_px, height_px=assets[0].height_px)

@@ -1,0 +1,198 @@
+"""
+Where jobs lie: one row a job, and one row for each change of its state.
+
+A job's revision counts the changes of its state, and every write names the revision that it
+changes. So the revision is the fencing token: an attempt whose job was canceled, or taken from it,
+holds an old revision, and its write changes nothing.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    and_,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from pictor.inference.v1 import job_pb2
+from services.database import open_database
+
+TABLES = MetaData()
+
+JOBS = Table(
+    "jobs",
+    TABLES,
+    # The order of admission, which is the order of the queue.
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("account", String(64), nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    # The Job message without its progress.
+    Column("message", LargeBinary, nullable=False),
+    Index("jobs_by_account", "account", "sequence"),
+    Index("jobs_by_state", "state", "sequence"),
+)
+EVENTS = Table(
+    "job_events",
+    TABLES,
+    Column("name", String(64), primary_key=True),
+    Column("revision", BigInteger, primary_key=True),
+    Column("state", Integer, nullable=False),
+    Column("event_us", BigInteger, nullable=False),
+)
+
+
+class Event(NamedTuple):
+    """One change of a job's state."""
+
+    revision: int
+    state: job_pb2.Job.State.ValueType
+    event_time: Timestamp
+
+
+class JobStore:
+    """
+    Reads and writes jobs.
+
+    Args:
+        engine: An open database with this module's tables.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @classmethod
+    async def open(cls, url: str) -> "JobStore":
+        """Open the database at a SQLAlchemy URL."""
+        return cls(await open_database(url, TABLES))
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._engine.dispose()
+
+    async def insert(self, job: job_pb2.Job) -> None:
+        """Make a job durable, with its first event."""
+        async with self._engine.begin() as connection:
+            await connection.execute(
+                insert(JOBS).values(name=job.name, account=job.account, **_values(job))
+            )
+            await _add_event(connection, job)
+
+    async def change(self, job: job_pb2.Job) -> bool:
+        """
+        Write a job whose revision the caller has counted up by one, with the event.
+
+        Returns:
+            False if the stored revision is not the one before; nothing is changed then.
+        """
+        async with self._engine.begin() as connection:
+            written = await connection.execute(
+                update(JOBS)
+                .where(and_(JOBS.c.name == job.name, JOBS.c.revision == job.revision - 1))
+                .values(**_values(job))
+            )
+            if written.rowcount != 1:
+                return False
+            await _add_event(connection, job)
+        return True
+
+    async def get(self, name: str) -> job_pb2.Job | None:
+        """Read one job."""
+        async with self._engine.connect() as connection:
+            message = await connection.scalar(select(JOBS.c.message).where(JOBS.c.name == name))
+        return job_pb2.Job.FromString(message) if message is not None else None
+
+    async def page(
+        self,
+        account: str | None,
+        states: Sequence[job_pb2.Job.State.ValueType],
+        before: int | None,
+        count: int,
+    ) -> list[tuple[int, job_pb2.Job]]:
+        """
+        Read jobs, newest first, each with its sequence number.
+
+        Args:
+            account: Whose jobs; None for everybody's.
+            states: Which states; empty for all.
+            before: Only jobs with a smaller sequence number; None for all.
+            count: At most this many.
+        """
+        query = select(JOBS.c.sequence, JOBS.c.message).order_by(JOBS.c.sequence.desc())
+        if account is not None:
+            query = query.where(JOBS.c.account == account)
+        if states:
+            query = query.where(or_(*(JOBS.c.state == state for state in states)))
+        if before is not None:
+            query = query.where(JOBS.c.sequence < before)
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(query.limit(count))
+        return [(row.sequence, job_pb2.Job.FromString(row.message)) for row in rows]
+
+    async def in_state(self, state: job_pb2.Job.State.ValueType, count: int) -> list[job_pb2.Job]:
+        """Read the oldest jobs in a state, oldest first."""
+        query = select(JOBS.c.message).where(JOBS.c.state == state).order_by(JOBS.c.sequence)
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(query.limit(count))
+        return [job_pb2.Job.FromString(row.message) for row in rows]
+
+    async def queue_position(self, name: str) -> int:
+        """Count the queued jobs that were admitted before this one."""
+        own = select(JOBS.c.sequence).where(JOBS.c.name == name).scalar_subquery()
+        queued = JOBS.c.state == job_pb2.Job.STATE_QUEUED
+        query = select(func.count()).select_from(JOBS).where(and_(queued, JOBS.c.sequence < own))
+        async with self._engine.connect() as connection:
+            return int(await connection.scalar(query) or 0)
+
+    async def events(self, name: str, after_revision: int) -> list[Event]:
+        """Read the changes of a job's state behind a revision, in order."""
+        query = (
+            select(EVENTS)
+            .where(and_(EVENTS.c.name == name, EVENTS.c.revision > after_revision))
+            .order_by(EVENTS.c.revision)
+        )
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(query)
+        return [Event(row.revision, row.state, _time(row.event_us)) for row in rows]
+
+
+async def _add_event(connection: AsyncConnection, job: job_pb2.Job) -> None:
+    now = Timestamp()
+    now.GetCurrentTime()
+    await connection.execute(
+        insert(EVENTS).values(
+            name=job.name,
+            revision=job.revision,
+            state=int(job.state),
+            event_us=now.ToMicroseconds(),
+        )
+    )
+
+
+def _values(job: job_pb2.Job) -> dict[str, object]:
+    return {
+        "state": int(job.state),
+        "revision": job.revision,
+        "message": job.SerializeToString(deterministic=True),
+    }
+
+
+def _time(microseconds: int) -> Timestamp:
+    time = Timestamp()
+    time.FromMicroseconds(microseconds)
+    return time

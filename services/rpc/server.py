@@ -1,0 +1,107 @@
+"""
+A gRPC server as every process of the suite runs one: interceptors, health checking, reflection, an
+address whose port may be 0, and an orderly stop.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.rpc.interceptors import CallInterceptor
+from services.rpc.principals import Authenticator
+
+# The largest single message is one upload chunk of 1 MiB.
+MESSAGE_BYTES = 4 * 1024 * 1024
+GRACE_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Served:
+    """
+    One gRPC service and what implements it.
+
+    Attributes:
+        descriptor: The service's descriptor, from its ``_pb2`` module.
+        register: ``add_..._to_server`` of its ``_pb2_grpc`` module.
+        servicer: The implementation.
+    """
+
+    descriptor: ServiceDescriptor
+    register: Callable[[Any, Any], None]
+    servicer: Any
+
+
+@contextlib.asynccontextmanager
+async def running_server(
+    address: str, served: Sequence[Served], authenticator: Authenticator, token: str
+) -> AsyncIterator[str]:
+    """
+    Serve within the block, and yield the address that was bound, with the real port.
+
+    Raises:
+        OSError: If the address is taken or does not exist here.
+    """
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(authenticator, token)],
+        options=[
+            ("grpc.max_receive_message_length", MESSAGE_BYTES),
+            # Two servers on one port would each answer half of the calls.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    for one in served:
+        one.register(one.servicer, server)
+    names = [one.descriptor.full_name for one in served]
+    reflection.enable_server_reflection(
+        [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+    )
+    bound = _bind(server, address)
+    await server.start()
+    for name in ["", *names]:
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    log.info("server.started", address=bound, services=names)
+    try:
+        yield bound
+    finally:
+        await health_servicer.enter_graceful_shutdown()
+        await server.stop(GRACE_SECONDS)
+
+
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    host = address.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: is it taken by another process?") from error
+    return f"{host}:{port}"
+
+
+async def run_until_stopped(
+    running: contextlib.AbstractAsyncContextManager[Any],
+    announce: Callable[[Any], Awaitable[None]] | None = None,
+) -> None:
+    """
+    Enter *running*, call *announce* with what it yields, and leave on SIGINT or SIGTERM.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with running as value:
+        if announce:
+            await announce(value)
+        await stop.wait()
+        log.info("server.stopping")

@@ -1,0 +1,25 @@
+import pytest
+
+from services.rpc.principals import service_token
+from tests.services.inference.scripted import (
+    ScriptedExecutor,
+    inference_in,
+    neighbours,
+    serve_model,
+)
+
+
+@pytest.fixture
+async def environ(tmp_path):
+    """The environment of an inference service whose neighbours run, with pictor/shapes ready."""
+    async with neighbours(tmp_path, PICTOR_JOB_TIME_LIMIT="5") as bound:
+        token = service_token(tmp_path)
+        await serve_model(bound["PICTOR_CATALOG_ADDRESS"], token, "pictor/shapes")
+        yield bound
+
+
+@pytest.fixture
+async def service(environ):
+    """An inference service whose executor does what the test says."""
+    async with inference_in(environ, ScriptedExecutor()) as one:
+        yield one

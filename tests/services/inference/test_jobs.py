@@ -1,0 +1,461 @@
+import asyncio
+import contextlib
+import io
+
+import pytest
+from PIL import Image
+
+from pictor.catalog.v1 import model_pb2
+from pictor.errors.v1 import error_reason_pb2 as reasons
+from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2, progress_pb2
+from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
+from pictor.worker.v1 import worker_pb2
+from services.rpc.channels import open_channel
+from services.rpc.errors import (
+    Exhausted,
+    InvalidRequest,
+    NotFound,
+    StateConflict,
+    Unavailable,
+    from_status,
+    to_status,
+)
+from services.rpc.principals import acting_for
+from tests.services.inference.scripted import (
+    ALICE,
+    BOB,
+    ScriptedExecutor,
+    inference_in,
+    lost,
+)
+
+Job = job_pb2.Job
+
+
+async def test_a_job_runs_and_has_a_result(service):
+    """
+    A job that is created is queued, runs, and ends with what the device drew.
+    """
+    service.executor.gate.set()
+
+    job = await service.create(seed=7)
+    ended = await service.ended(job.name)
+
+    assert ended.state == Job.STATE_SUCCEEDED
+    assert ended.result.images[0].seed == 7
+    assert ended.attempt_count == 1
+    assert ended.revision == 3
+    assert ended.create_time.ToNanoseconds() <= ended.start_time.ToNanoseconds()
+    assert ended.start_time.ToNanoseconds() <= ended.finish_time.ToNanoseconds()
+
+
+async def test_the_models_defaults_fill_what_was_left_out(service):
+    """
+    The job shows the effective values; the device is given the same.
+    """
+    service.executor.gate.set()
+
+    job = await service.create(step_count=4)
+    await service.ended(job.name)
+
+    drawn = service.executor.assignments[0].generation
+    assert (drawn.width_px, drawn.height_px, drawn.step_count) == (256, 256, 4)
+    assert drawn.HasField("guidance_scale")
+    assert drawn.HasField("seed")
+    assert drawn == job.generation
+    assert service.executor.assignments[0].model.name == "models/pictor/shapes"
+
+
+async def test_jobs_run_in_the_order_of_their_admission(service):
+    """
+    The oldest queued job goes first, and each knows how many go before it.
+    """
+    jobs = [await service.create(prompt=f"circle {k}") for k in range(4)]
+    await service.in_state(jobs[0].name, Job.STATE_RUNNING)
+
+    positions = [(await service.get(job.name)).progress.queue_position for job in jobs[1:]]
+    service.executor.gate.set()
+    for job in jobs:
+        await service.ended(job.name)
+
+    assert positions == [0, 1, 2]
+    assert [a.job for a in service.executor.assignments] == [job.name for job in jobs]
+
+
+async def test_a_watcher_sees_the_job_then_every_change_then_the_end(service):
+    """
+    The first message has the whole job, revisions have no gap, and the last message is terminal.
+    """
+    job = await service.create()
+    watch = service.watch(job.name)
+    messages = [await anext(aiter(watch))]
+    await service.in_state(job.name, Job.STATE_RUNNING)
+    service.executor.gate.set()
+    messages += [message async for message in watch]
+
+    revisions = list(dict.fromkeys(message.revision for message in messages))
+    assert messages[0].job.name == job.name
+    assert revisions == [1, 2, 3]
+    assert messages[-1].state == Job.STATE_SUCCEEDED
+    assert messages[-1].job.result.images
+    assert sum(message.state == Job.STATE_SUCCEEDED for message in messages) == 1
+
+
+async def test_a_watcher_sees_the_steps(service):
+    """
+    Progress names phase, step and number of steps, and the newest is what GetJob shows.
+    """
+    job = await service.create()
+    seen = []
+    async for message in service.watch(job.name):
+        if message.progress.phase == progress_pb2.Progress.PHASE_DENOISING:
+            seen.append(message.progress.step)
+            service.executor.gate.set()
+
+    assert seen
+    assert seen == sorted(seen)
+    assert message.progress.step == job.generation.step_count
+
+
+async def test_a_watcher_that_lost_its_connection_misses_nothing(service):
+    """
+    After a revision every later change comes, once each, also when the job has ended meanwhile.
+    """
+    service.executor.gate.set()
+    job = await service.create()
+    await service.ended(job.name)
+
+    again = [message async for message in service.watch(job.name, after_revision=1)]
+    at_end = [message async for message in service.watch(job.name, after_revision=3)]
+
+    assert [message.revision for message in again] == [2, 3]
+    assert [message.state for message in again] == [Job.STATE_RUNNING, Job.STATE_SUCCEEDED]
+    assert again[-1].job.result.images
+    assert [message.revision for message in at_end] == [3]
+    assert at_end[0].job.state == Job.STATE_SUCCEEDED
+
+
+async def test_a_watcher_resumes_after_a_restart(environ):
+    """
+    Revisions outlive the process: another one continues the same stream.
+    """
+    executor = ScriptedExecutor()
+    executor.gate.set()
+    async with inference_in(environ, executor) as before:
+        job = await before.create()
+        await before.ended(job.name)
+    async with inference_in(environ, ScriptedExecutor()) as after:
+        again = [message async for message in after.watch(job.name, after_revision=2)]
+
+    assert [message.revision for message in again] == [3]
+
+
+async def test_previews_come_only_when_they_were_asked_for(service):
+    """
+    A watcher that did not ask for previews is not sent any.
+    """
+    preview = worker_pb2.Report(preview=progress_pb2.Preview(step=1, content=b"png"))
+    service.executor.outcomes = []
+    job = await service.create()
+    wants, plain = service.watch(job.name, include_previews=True), service.watch(job.name)
+    await anext(aiter(wants))
+    await anext(aiter(plain))
+    # The scripted executor passes a preview on as its last report, and then loses the device.
+    service.executor.outcomes = [preview]
+    service.executor.gate.set()
+
+    got = [message async for message in wants]
+    others = [message async for message in plain]
+    assert any(message.preview.content == b"png" for message in got)
+    assert not any(message.HasField("preview") for message in others)
+
+
+async def test_canceling_a_queued_job_ends_it_at_once(service):
+    """
+    A queued job that is canceled never reaches a device.
+    """
+    first = await service.create()
+    second = await service.create()
+    await service.in_state(first.name, Job.STATE_RUNNING)
+
+    canceled = await service.cancel(second.name)
+    service.executor.gate.set()
+    await service.ended(first.name)
+
+    assert canceled.state == Job.STATE_CANCELED
+    assert from_status(canceled.error).reason == reasons.ERROR_REASON_JOB_CANCELED
+    assert [a.job for a in service.executor.assignments] == [first.name]
+
+
+async def test_canceling_a_running_job_stops_the_device(service):
+    """
+    A running job that is canceled ends the attempt, and the next job runs.
+    """
+    job, following = await service.create(), await service.create()
+    await service.in_state(job.name, Job.STATE_RUNNING)
+
+    await service.cancel(job.name)
+    await service.in_state(following.name, Job.STATE_RUNNING)
+    service.executor.gate.set()
+
+    assert service.executor.stopped == [job.name]
+    assert (await service.ended(job.name)).state == Job.STATE_CANCELED
+    assert (await service.ended(following.name)).state == Job.STATE_SUCCEEDED
+
+
+async def test_canceling_twice_is_canceling_once(service):
+    """
+    Canceling a canceled job answers with it; canceling one that has succeeded is a conflict.
+    """
+    job = await service.create()
+    first, second = await service.cancel(job.name), await service.cancel(job.name)
+    assert first.revision == second.revision
+
+    service.executor.gate.set()
+    done = await service.create()
+    await service.ended(done.name)
+    with pytest.raises(StateConflict, match="succeeded"):
+        await service.cancel(done.name)
+
+
+async def test_a_cancel_that_races_the_end_has_one_winner(service):
+    """
+    Whoever comes first, the job has one terminal state and its events say the same.
+    """
+    service.executor.gate.set()
+    for _ in range(20):
+        job = await service.create()
+        with contextlib.suppress(StateConflict):
+            await service.cancel(job.name)
+        messages = [message async for message in service.watch(job.name, after_revision=1)]
+        terminal = [m.state for m in messages if m.state > Job.STATE_RUNNING]
+        assert len(terminal) == 1
+        assert (await service.get(job.name)).state == terminal[0]
+
+
+async def test_a_lost_device_runs_the_job_again(service):
+    """
+    The job that a dead device held goes back to the queue and succeeds.
+    """
+    service.executor.outcomes = [lost()]
+    service.executor.gate.set()
+
+    job = await service.create()
+    ended = await service.ended(job.name)
+
+    assert ended.state == Job.STATE_SUCCEEDED
+    assert ended.attempt_count == 2
+
+
+async def test_a_job_that_kills_every_device_fails(service):
+    """
+    After its last attempt such a job fails with DEVICE_LOST, and the next job runs.
+    """
+    service.executor.outcomes = [lost(), lost()]
+    service.executor.gate.set()
+
+    ended = await service.ended((await service.create()).name)
+    following = await service.ended((await service.create()).name)
+
+    assert ended.state == Job.STATE_FAILED
+    assert from_status(ended.error).reason == reasons.ERROR_REASON_DEVICE_LOST
+    assert following.state == Job.STATE_SUCCEEDED
+
+
+async def test_an_error_of_the_device_is_the_jobs_error(service):
+    """
+    What the device reports is found in the job, with its reason.
+    """
+    memory = Exhausted("the device has not enough memory for 2048 x 2048")
+    service.executor.outcomes = [worker_pb2.Report(error=to_status(memory))]
+    service.executor.gate.set()
+
+    ended = await service.ended((await service.create()).name)
+
+    assert ended.state == Job.STATE_FAILED
+    assert from_status(ended.error).reason == reasons.ERROR_REASON_DEVICE_OUT_OF_MEMORY
+    assert "2048 x 2048" in ended.error.message
+
+
+async def test_a_job_that_runs_too_long_fails(environ):
+    """
+    An attempt that outlasts the limit is stopped, and the job fails with DEADLINE_EXCEEDED.
+    """
+    short = {**environ, "PICTOR_JOB_TIME_LIMIT": "0.2"}
+    async with inference_in(short, ScriptedExecutor()) as service:
+        ended = await service.ended((await service.create()).name)
+
+    assert ended.state == Job.STATE_FAILED
+    assert from_status(ended.error).reason == reasons.ERROR_REASON_DEADLINE_EXCEEDED
+
+
+async def test_a_restart_runs_what_was_queued_and_what_was_running(environ):
+    """
+    Jobs outlive the process that admitted them.
+    """
+    async with inference_in(environ, ScriptedExecutor()) as before:
+        running, queued = await before.create(), await before.create()
+        await before.in_state(running.name, Job.STATE_RUNNING)
+    executor = ScriptedExecutor()
+    executor.gate.set()
+    async with inference_in(environ, executor) as after:
+        ended = [await after.ended(job.name) for job in (running, queued)]
+
+    assert [job.state for job in ended] == [Job.STATE_SUCCEEDED] * 2
+    assert [job.attempt_count for job in ended] == [2, 1]
+
+
+async def test_another_accounts_job_does_not_exist(service):
+    """
+    Reading, watching and canceling another account's job is NOT_FOUND, as for one that never was.
+    """
+    job = await service.create()
+
+    for name in (job.name, "jobs/none", "", "jobs/../x"):
+        with pytest.raises(NotFound) as error:
+            await service.get(name, BOB)
+        assert error.value.reason == reasons.ERROR_REASON_JOB_NOT_FOUND
+        with pytest.raises(NotFound):
+            await service.cancel(name, BOB)
+        with pytest.raises(NotFound):
+            await anext(aiter(service.watch(name, BOB)))
+
+
+async def test_a_list_has_the_accounts_own_jobs_newest_first(service):
+    """
+    Pages follow each other without gaps, and other accounts' jobs are not in them.
+    """
+    mine = [(await service.create()).name for _ in range(5)]
+    await service.create(BOB)
+
+    listed, token = [], ""
+    while True:
+        with acting_for(ALICE):
+            page = await service.stub.ListJobs(
+                inference_service_pb2.ListJobsRequest(page_size=2, page_token=token)
+            )
+        listed += [job.name for job in page.jobs]
+        token = page.next_page_token
+        if not token:
+            break
+
+    assert listed == mine[::-1]
+
+
+async def test_a_list_may_be_narrowed_to_states(service):
+    """
+    Only jobs in one of the states that were asked for are listed.
+    """
+    canceled = (await service.create()).name
+    await service.cancel(canceled)
+    await service.create()
+
+    with acting_for(ALICE):
+        page = await service.stub.ListJobs(
+            inference_service_pb2.ListJobsRequest(states=[Job.STATE_CANCELED])
+        )
+
+    assert [job.name for job in page.jobs] == [canceled]
+
+
+@pytest.mark.parametrize("token", ["x", "WyJ4Il0", "é"])
+async def test_a_page_token_that_was_not_given_out_is_refused(service, token):
+    """
+    A forged page token is INVALID_ARGUMENT.
+    """
+    with acting_for(ALICE), pytest.raises(InvalidRequest, match="page_token"):
+        await service.stub.ListJobs(inference_service_pb2.ListJobsRequest(page_token=token))
+
+
+async def test_a_model_that_nothing_serves_is_unavailable(service):
+    """
+    A known model without weights is refused with MODEL_NOT_SERVING and when to ask again.
+    """
+    with pytest.raises(Unavailable) as error:
+        await service.create(model="black-forest-labs/FLUX.1-dev")
+
+    assert error.value.reason == reasons.ERROR_REASON_MODEL_NOT_SERVING
+    assert error.value.retry_after_seconds
+
+
+async def test_what_the_caller_can_fix_comes_before_what_only_time_fixes(service):
+    """
+    A prompt that is too long is the error, also when nothing serves the model.
+    """
+    with pytest.raises(InvalidRequest) as error:
+        await service.create(model="black-forest-labs/FLUX.1-dev", prompt="x" * 2049)
+
+    assert error.value.reason == reasons.ERROR_REASON_PROMPT_TOO_LONG
+
+
+async def test_an_input_image_gives_the_size(service):
+    """
+    Without a width and height, image-to-image draws in the size of its input.
+    """
+    asset = await upload(service, ALICE, (320, 240))
+    image = generation_pb2.InputImage(asset=asset)
+
+    job = await service.create(input_images=[image])
+
+    assert (job.generation.width_px, job.generation.height_px) == (320, 240)
+    assert job.generation.operation == model_pb2.OPERATION_IMAGE_TO_IMAGE
+
+
+async def test_another_accounts_image_cannot_be_used(service):
+    """
+    An input asset that belongs to somebody else does not exist, and nothing is queued.
+    """
+    asset = await upload(service, BOB, (256, 256))
+
+    with pytest.raises(NotFound) as error:
+        await service.create(input_images=[generation_pb2.InputImage(asset=asset)])
+
+    assert error.value.reason == reasons.ERROR_REASON_ASSET_NOT_FOUND
+    with acting_for(ALICE):
+        page = await service.stub.ListJobs(inference_service_pb2.ListJobsRequest())
+    assert not page.jobs
+
+
+async def test_validating_queues_nothing(service):
+    """
+    With validate_only the effective generation comes back, and there is no job.
+    """
+    request = inference_service_pb2.CreateJobRequest(
+        generation=generation_pb2.Generation(model="pictor/shapes", prompt="a circle"),
+        validate_only=True,
+    )
+    with acting_for(ALICE):
+        job = await service.stub.CreateJob(request)
+        page = await service.stub.ListJobs(inference_service_pb2.ListJobsRequest())
+
+    assert not job.name
+    assert job.generation.width_px == 256
+    assert not page.jobs
+
+
+async def upload(service, account, size):
+    """Store a picture of one colour and return its asset's name."""
+    content = io.BytesIO()
+    Image.new("RGB", size, "red").save(content, "PNG")
+
+    async def messages():
+        uploaded = asset_pb2.Asset(origin=asset_pb2.Asset.ORIGIN_UPLOADED)
+        yield storage_service_pb2.CreateAssetRequest(asset=uploaded)
+        yield storage_service_pb2.CreateAssetRequest(chunk=content.getvalue())
+
+    async with open_channel(service.settings.storage_address, service.token) as channel:
+        stub = storage_service_pb2_grpc.StorageServiceStub(channel)
+        with acting_for(account):
+            return (await stub.CreateAsset(messages())).name
+
+
+async def test_a_hundred_watchers_of_one_job_all_see_its_end(service):
+    """
+    Watchers do not take news from each other.
+    """
+    job = await service.create()
+    watching = [asyncio.create_task(service.ended(job.name)) for _ in range(100)]
+    await service.in_state(job.name, Job.STATE_RUNNING)
+    service.executor.gate.set()
+
+    assert {ended.state for ended in await asyncio.gather(*watching)} == {Job.STATE_SUCCEEDED}
