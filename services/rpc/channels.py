@@ -19,6 +19,8 @@ from services.rpc.principals import ACCOUNT_KEY, SCOPES_KEY, caller
 
 # Unary calls between services are lookups and single transactions.
 DEADLINE_SECONDS = 20.0
+# An upload moves at the speed of its sender.
+UPLOAD_SECONDS = 300.0
 # Where gRPC puts a google.rpc.Status (grpc_status.rpc_status knows it under a private name too).
 DETAILS_KEY = "grpc-status-details-bin"
 OPTIONS = [
@@ -55,12 +57,12 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> SuiteError:
 class _Caller:
     def __init__(self, credential: str, deadline_seconds: float | None) -> None:
         self._credential = credential
-        self._deadline_seconds = deadline_seconds
+        self.deadline_seconds = deadline_seconds
 
     def all(self) -> list[grpc.aio.ClientInterceptor]:
         return [_UnaryUnary(self), _UnaryStream(self), _StreamUnary(self)]
 
-    def sign(self, details: Any, *, bounded: bool) -> Any:
+    def sign(self, details: Any, deadline_seconds: float | None) -> Any:
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         metadata.add("authorization", f"Bearer {self._credential}")
         principal = caller()
@@ -71,9 +73,7 @@ class _Caller:
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         if request_id:
             metadata.add(REQUEST_ID_KEY, request_id)
-        timeout = details.timeout
-        if timeout is None and bounded:
-            timeout = self._deadline_seconds
+        timeout = deadline_seconds if details.timeout is None else details.timeout
         return details._replace(metadata=metadata, timeout=timeout)
 
 
@@ -87,7 +87,7 @@ class _UnaryUnary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):
         self, continuation: Callable[..., Any], client_call_details: Any, request: Any
     ) -> Any:
         try:
-            details = self._caller.sign(client_call_details, bounded=True)
+            details = self._caller.sign(client_call_details, self._caller.deadline_seconds)
             return await (await continuation(details, request))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
@@ -97,7 +97,7 @@ class _UnaryStream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self, continuation: Callable[..., Any], client_call_details: Any, request: Any
     ) -> AsyncIterator[Any]:
-        details = self._caller.sign(client_call_details, bounded=False)
+        details = self._caller.sign(client_call_details, None)
         return _responses(await continuation(details, request))
 
 
@@ -106,7 +106,7 @@ class _StreamUnary(_Interceptor, grpc.aio.StreamUnaryClientInterceptor):
         self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         try:
-            details = self._caller.sign(client_call_details, bounded=True)
+            details = self._caller.sign(client_call_details, UPLOAD_SECONDS)
             return _Answer(await (await continuation(details, request_iterator)))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None

@@ -80,7 +80,8 @@ class AccountsServiceServicer:
 
     def Authenticate(self, request, context):
         """Tells whose secret this is and what it permits. Idempotent, and cheap: one indexed read.
-        Errors: UNAUTHENTICATED with API_KEY_INVALID, API_KEY_REVOKED or API_KEY_EXPIRED.
+        Errors: UNAUTHENTICATED with API_KEY_MISSING, API_KEY_INVALID, API_KEY_REVOKED or
+        API_KEY_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,8 @@ class AccountsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AccountsServiceAsyncStub: ...
     Authenticate: _grpc.UnaryUnaryMultiCallable[_accounts_service_pb2.AuthenticateRequest, _accounts_service_pb2.AuthenticateResponse]
     """Tells whose secret this is and what it permits. Idempotent, and cheap: one indexed read.
-    Errors: UNAUTHENTICATED with API_KEY_INVALID, API_KEY_REVOKED or API_KEY_EXPIRED.
+    Errors: UNAUTHENTICATED with API_KEY_MISSING, API_KEY_INVALID, API_KEY_REVOKED or
+    API_KEY_EXPIRED.
     """
     CreateAccount: _grpc.UnaryUnaryMultiCallable[_accounts_service_pb2.CreateAccountRequest, _account_pb2.Account]
     """Makes an account. Not idempotent.
@@ -68,7 +69,8 @@ class AccountsServiceAsyncStub(AccountsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Authenticate: _aio.UnaryUnaryMultiCallable[_accounts_service_pb2.AuthenticateRequest, _accounts_service_pb2.AuthenticateResponse]  # type: ignore[assignment]
     """Tells whose secret this is and what it permits. Idempotent, and cheap: one indexed read.
-    Errors: UNAUTHENTICATED with API_KEY_INVALID, API_KEY_REVOKED or API_KEY_EXPIRED.
+    Errors: UNAUTHENTICATED with API_KEY_MISSING, API_KEY_INVALID, API_KEY_REVOKED or
+    API_KEY_EXPIRED.
     """
     CreateAccount: _aio.UnaryUnaryMultiCallable[_accounts_service_pb2.CreateAccountRequest, _account_pb2.Account]  # type: ignore[assignment]
     """Makes an account. Not idempotent.
@@ -102,7 +104,8 @@ class AccountsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_accounts_service_pb2.AuthenticateResponse, _abc.Awaitable[_accounts_service_pb2.AuthenticateResponse]]:
         """Tells whose secret this is and what it permits. Idempotent, and cheap: one indexed read.
-        Errors: UNAUTHENTICATED with API_KEY_INVALID, API_KEY_REVOKED or API_KEY_EXPIRED.
+        Errors: UNAUTHENTICATED with API_KEY_MISSING, API_KEY_INVALID, API_KEY_REVOKED or
+        API_KEY_EXPIRED.
         """
 
     @_abc_1.abstractmethod

@@ -95,7 +95,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_INPUT_IMAGE_TOO_LARGE: _ErrorReason.ValueType  # 20
     """INVALID_ARGUMENT. An input image has more bytes or pixels than are accepted.
-    {"reason": "INPUT_IMAGE_TOO_LARGE", "metadata": {"limit_bytes": "26214400"}}
+    {"reason": "INPUT_IMAGE_TOO_LARGE", "metadata": {"limit_bytes": "26214400"}}, or limit_pixels
     """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 21
     """INVALID_ARGUMENT. The request body has more bytes than are accepted.
@@ -251,7 +251,7 @@ ERROR_REASON_MEDIA_TYPE_UNSUPPORTED: ErrorReason.ValueType  # 19
 """
 ERROR_REASON_INPUT_IMAGE_TOO_LARGE: ErrorReason.ValueType  # 20
 """INVALID_ARGUMENT. An input image has more bytes or pixels than are accepted.
-{"reason": "INPUT_IMAGE_TOO_LARGE", "metadata": {"limit_bytes": "26214400"}}
+{"reason": "INPUT_IMAGE_TOO_LARGE", "metadata": {"limit_bytes": "26214400"}}, or limit_pixels
 """
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 21
 """INVALID_ARGUMENT. The request body has more bytes than are accepted.

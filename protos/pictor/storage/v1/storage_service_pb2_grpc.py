@@ -71,7 +71,8 @@ class StorageServiceServicer:
     def CreateAsset(self, request_iterator, context):
         """Stores an image: first the metadata, then the bytes. The answer comes when they are durable;
         until then nothing is visible, and a call that breaks off leaves nothing behind. Not idempotent.
-        Errors: INVALID_ARGUMENT with FIELD_REQUIRED (no metadata first, no bytes), MEDIA_TYPE_UNSUPPORTED,
+        Errors: INVALID_ARGUMENT with FIELD_REQUIRED (no metadata first, no bytes, no account),
+        FIELD_INVALID, FIELD_OUT_OF_RANGE (a chunk over 1 MiB), MEDIA_TYPE_UNSUPPORTED,
         INPUT_IMAGE_INVALID (not an image) or INPUT_IMAGE_TOO_LARGE; INTERNAL with STORAGE_FAILED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -38,7 +38,8 @@ class StorageServiceStub:
     CreateAsset: _grpc.StreamUnaryMultiCallable[_storage_service_pb2.CreateAssetRequest, _asset_pb2.Asset]
     """Stores an image: first the metadata, then the bytes. The answer comes when they are durable;
     until then nothing is visible, and a call that breaks off leaves nothing behind. Not idempotent.
-    Errors: INVALID_ARGUMENT with FIELD_REQUIRED (no metadata first, no bytes), MEDIA_TYPE_UNSUPPORTED,
+    Errors: INVALID_ARGUMENT with FIELD_REQUIRED (no metadata first, no bytes, no account),
+    FIELD_INVALID, FIELD_OUT_OF_RANGE (a chunk over 1 MiB), MEDIA_TYPE_UNSUPPORTED,
     INPUT_IMAGE_INVALID (not an image) or INPUT_IMAGE_TOO_LARGE; INTERNAL with STORAGE_FAILED.
     """
     GetAsset: _grpc.UnaryUnaryMultiCallable[_storage_service_pb2.GetAssetRequest, _asset_pb2.Asset]
@@ -63,7 +64,8 @@ class StorageServiceAsyncStub(StorageServiceStub):
     CreateAsset: _aio.StreamUnaryMultiCallable[_storage_service_pb2.CreateAssetRequest, _asset_pb2.Asset]  # type: ignore[assignment]
     """Stores an image: first the metadata, then the bytes. The answer comes when they are durable;
     until then nothing is visible, and a call that breaks off leaves nothing behind. Not idempotent.
-    Errors: INVALID_ARGUMENT with FIELD_REQUIRED (no metadata first, no bytes), MEDIA_TYPE_UNSUPPORTED,
+    Errors: INVALID_ARGUMENT with FIELD_REQUIRED (no metadata first, no bytes, no account),
+    FIELD_INVALID, FIELD_OUT_OF_RANGE (a chunk over 1 MiB), MEDIA_TYPE_UNSUPPORTED,
     INPUT_IMAGE_INVALID (not an image) or INPUT_IMAGE_TOO_LARGE; INTERNAL with STORAGE_FAILED.
     """
     GetAsset: _aio.UnaryUnaryMultiCallable[_storage_service_pb2.GetAssetRequest, _asset_pb2.Asset]  # type: ignore[assignment]
@@ -91,7 +93,8 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_asset_pb2.Asset, _abc.Awaitable[_asset_pb2.Asset]]:
         """Stores an image: first the metadata, then the bytes. The answer comes when they are durable;
         until then nothing is visible, and a call that breaks off leaves nothing behind. Not idempotent.
-        Errors: INVALID_ARGUMENT with FIELD_REQUIRED (no metadata first, no bytes), MEDIA_TYPE_UNSUPPORTED,
+        Errors: INVALID_ARGUMENT with FIELD_REQUIRED (no metadata first, no bytes, no account),
+        FIELD_INVALID, FIELD_OUT_OF_RANGE (a chunk over 1 MiB), MEDIA_TYPE_UNSUPPORTED,
         INPUT_IMAGE_INVALID (not an image) or INPUT_IMAGE_TOO_LARGE; INTERNAL with STORAGE_FAILED.
         """
 

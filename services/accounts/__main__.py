@@ -1,0 +1,76 @@
+"""The accounts service as a process of its own."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from pictor.accounts.v1 import accounts_service_pb2, accounts_service_pb2_grpc
+from services.accounts.accounts import Accounts
+from services.accounts.servicer import AccountsServicer, OwnAuthenticator
+from services.accounts.store import open_store
+from services.rpc.logs import configure
+from services.rpc.principals import service_token
+from services.rpc.process import ProcessSettings
+from services.rpc.server import Served, run_until_stopped, running_server
+from services.rpc.settings import read, setting
+
+SERVICE = accounts_service_pb2.DESCRIPTOR.services_by_name["AccountsService"]
+
+
+@dataclass(frozen=True)
+class Settings(ProcessSettings):
+    """
+    What the accounts service is told.
+
+    Raises:
+        SettingError: From ``settings.read``, if a value breaks its rule.
+    """
+
+    database_url: str = setting(
+        "PICTOR_ACCOUNTS_DATABASE_URL",
+        "",
+        str,
+        "SQLAlchemy URL of the accounts database; empty: accounts.db in the data folder.",
+    )
+
+    @property
+    def database(self) -> str:
+        """The URL of the database, also where none was set."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'accounts.db'}"
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[str]:
+    """
+    Serve accounts within the block, and yield the address that was bound.
+
+    Raises:
+        OSError: If the address is taken.
+    """
+    token = await asyncio.to_thread(service_token, settings.data_dir)
+    store = await open_store(settings.database)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(store.close)
+        accounts = Accounts(store)
+        await accounts.make_first(settings.data_dir)
+        served = Served(
+            SERVICE,
+            accounts_service_pb2_grpc.add_AccountsServiceServicer_to_server,
+            AccountsServicer(accounts),
+        )
+        yield await stack.enter_async_context(
+            running_server(settings.accounts_address, [served], OwnAuthenticator(accounts), token)
+        )
+
+
+def main() -> None:
+    """Run until SIGINT or SIGTERM."""
+    settings = read(Settings, os.environ)
+    configure(settings.log_level, settings.log_form)
+    asyncio.run(run_until_stopped(running(settings)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""AccountsService over gRPC, and the accounts service's own check of API keys."""
+
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from pictor.accounts.v1 import (
+    account_pb2,
+    accounts_service_pb2,
+    accounts_service_pb2_grpc,
+    api_key_pb2,
+)
+from services.accounts.accounts import Accounts
+from services.rpc.principals import Principal
+
+Context = ServicerContext[Any, Any]
+
+
+class AccountsServicer(accounts_service_pb2_grpc.AccountsServiceServicer):
+    """
+    Turns messages into calls of the domain and back.
+
+    Args:
+        accounts: The accounts of the suite.
+    """
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+
+    async def Authenticate(
+        self, request: accounts_service_pb2.AuthenticateRequest, context: Context
+    ) -> accounts_service_pb2.AuthenticateResponse:
+        """Tell whose secret this is."""
+        key = await self._accounts.authenticate(request.secret)
+        return accounts_service_pb2.AuthenticateResponse(
+            account=key.account, api_key=key.name, scopes=key.scopes
+        )
+
+    async def CreateAccount(
+        self, request: accounts_service_pb2.CreateAccountRequest, context: Context
+    ) -> account_pb2.Account:
+        """Make an account."""
+        return (await self._accounts.create_account(request.account)).to_message()
+
+    async def GetAccount(
+        self, request: accounts_service_pb2.GetAccountRequest, context: Context
+    ) -> account_pb2.Account:
+        """Read one account."""
+        return (await self._accounts.account(request.name)).to_message()
+
+    async def ListAccounts(
+        self, request: accounts_service_pb2.ListAccountsRequest, context: Context
+    ) -> accounts_service_pb2.ListAccountsResponse:
+        """List accounts, oldest first."""
+        page = await self._accounts.list_accounts(request.page_size, request.page_token)
+        return accounts_service_pb2.ListAccountsResponse(
+            accounts=[account.to_message() for account in page.accounts],
+            next_page_token=page.next_page_token,
+        )
+
+    async def CreateApiKey(
+        self, request: accounts_service_pb2.CreateApiKeyRequest, context: Context
+    ) -> accounts_service_pb2.CreateApiKeyResponse:
+        """Make a key and show its secret, once."""
+        key, secret = await self._accounts.create_key(request.parent, request.api_key)
+        return accounts_service_pb2.CreateApiKeyResponse(api_key=key.to_message(), secret=secret)
+
+    async def ListApiKeys(
+        self, request: accounts_service_pb2.ListApiKeysRequest, context: Context
+    ) -> accounts_service_pb2.ListApiKeysResponse:
+        """List keys, oldest first."""
+        page = await self._accounts.list_keys(request.parent, request.page_size, request.page_token)
+        return accounts_service_pb2.ListApiKeysResponse(
+            api_keys=[key.to_message() for key in page.keys],
+            next_page_token=page.next_page_token,
+        )
+
+    async def RevokeApiKey(
+        self, request: accounts_service_pb2.RevokeApiKeyRequest, context: Context
+    ) -> api_key_pb2.ApiKey:
+        """Revoke a key, for good."""
+        return (await self._accounts.revoke_key(request.name)).to_message()
+
+
+class OwnAuthenticator:
+    """
+    Checks API keys without a call: this is the process that other processes ask.
+
+    Args:
+        accounts: The accounts of the suite.
+    """
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+
+    async def authenticate(self, secret: str) -> Principal:
+        """
+        Tell whose secret this is.
+
+        Raises:
+            Unauthenticated: If it opens nothing.
+        """
+        key = await self._accounts.authenticate(secret)
+        return Principal(account=key.account, scopes=frozenset(key.scopes))

@@ -1,0 +1,154 @@
+"""The database of accounts and API keys."""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    MetaData,
+    Select,
+    String,
+    Table,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.accounts.account import Account
+from services.accounts.api_key import ApiKey
+from services.database import open_database
+from services.paging import Position
+
+_tables = MetaData()
+_accounts = Table(
+    "accounts",
+    _tables,
+    Column("id", String(32), primary_key=True),
+    Column("display_name", String(63), nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Index("accounts_by_age", "create_time", "id"),
+)
+_api_keys = Table(
+    "api_keys",
+    _tables,
+    Column("id", String(32), primary_key=True),
+    Column("account_id", String(32), ForeignKey("accounts.id"), nullable=False),
+    Column("prefix", String(12), nullable=False, unique=True),
+    Column("sha256", String(64), nullable=False),
+    Column("display_name", String(63), nullable=False),
+    Column("scopes", String(200), nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("expire_time", BigInteger),
+    Column("revoke_time", BigInteger),
+    Index("api_keys_by_age", "create_time", "id"),
+    Index("api_keys_of_account", "account_id", "create_time", "id"),
+)
+
+
+class Store:
+    """Reads and writes accounts and keys; each method is one transaction."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._engine.dispose()
+
+    async def add_account(self, account: Account) -> None:
+        """Keep a new account."""
+        async with self._engine.begin() as connection:
+            await connection.execute(insert(_accounts).values(_account_values(account)))
+
+    async def add_first(self, account: Account, key: ApiKey) -> None:
+        """Keep the first account together with its key."""
+        async with self._engine.begin() as connection:
+            await connection.execute(insert(_accounts).values(_account_values(account)))
+            await connection.execute(insert(_api_keys).values(_key_values(key)))
+
+    async def account(self, account_id: str) -> Account | None:
+        """Read one account."""
+        query = select(_accounts).where(_accounts.c.id == account_id)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return _account(row) if row else None
+
+    async def has_accounts(self) -> bool:
+        """Tell whether there is any account."""
+        query = select(func.count()).select_from(select(_accounts.c.id).limit(1).subquery())
+        async with self._engine.connect() as connection:
+            return bool(await connection.scalar(query))
+
+    async def accounts(self, limit: int, after: Position | None) -> list[Account]:
+        """Read accounts, oldest first, behind *after*."""
+        query = _page(select(_accounts), _accounts, limit, after)
+        async with self._engine.connect() as connection:
+            return [_account(row) for row in await connection.execute(query)]
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Keep a new key."""
+        async with self._engine.begin() as connection:
+            await connection.execute(insert(_api_keys).values(_key_values(key)))
+
+    async def key_by_prefix(self, prefix: str) -> ApiKey | None:
+        """Read the key with this prefix."""
+        query = select(_api_keys).where(_api_keys.c.prefix == prefix)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return _key(row) if row else None
+
+    async def keys(
+        self, account_id: str | None, limit: int, after: Position | None
+    ) -> list[ApiKey]:
+        """Read keys of one account, or of all (None), oldest first, behind *after*."""
+        query = _page(select(_api_keys), _api_keys, limit, after)
+        if account_id is not None:
+            query = query.where(_api_keys.c.account_id == account_id)
+        async with self._engine.connect() as connection:
+            return [_key(row) for row in await connection.execute(query)]
+
+    async def revoke(self, account_id: str, key_id: str, moment: int) -> ApiKey | None:
+        """Revoke a key, unless it is revoked already, and return it; None if there is none."""
+        this = (_api_keys.c.id == key_id) & (_api_keys.c.account_id == account_id)
+        async with self._engine.begin() as connection:
+            await connection.execute(
+                update(_api_keys)
+                .where(this, _api_keys.c.revoke_time.is_(None))
+                .values(revoke_time=moment)
+            )
+            row = (await connection.execute(select(_api_keys).where(this))).one_or_none()
+        return _key(row) if row else None
+
+
+async def open_store(url: str) -> Store:
+    """Open the database at a SQLAlchemy URL, and make its tables where they are missing."""
+    return Store(await open_database(url, _tables))
+
+
+def _page(query: Select[Any], table: Table, limit: int, after: Position | None) -> Select[Any]:
+    key = (table.c.create_time, table.c.id)
+    if after:
+        query = query.where(tuple_(*key) > after)
+    return query.order_by(*key).limit(limit)
+
+
+def _account_values(account: Account) -> dict[str, Any]:
+    return dict(vars(account))
+
+
+def _account(row: Any) -> Account:
+    return Account(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+
+
+def _key_values(key: ApiKey) -> dict[str, Any]:
+    return {**vars(key), "scopes": " ".join(key.scopes)}
+
+
+def _key(row: Any) -> ApiKey:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return ApiKey(**{**values, "scopes": tuple(values["scopes"].split())})

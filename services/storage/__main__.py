@@ -1,0 +1,116 @@
+"""The storage service as a process of its own."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
+from services.rpc.authentication import AccountsAuthenticator
+from services.rpc.channels import open_channel
+from services.rpc.logs import configure
+from services.rpc.principals import service_token
+from services.rpc.process import ProcessSettings
+from services.rpc.server import Served, run_until_stopped, running_server
+from services.rpc.settings import SettingError, read, setting
+from services.storage.assets import Assets
+from services.storage.backend import StorageBackend
+from services.storage.backends import open_backend
+from services.storage.servicer import StorageServicer
+from services.storage.store import open_store
+
+SERVICE = storage_service_pb2.DESCRIPTOR.services_by_name["StorageService"]
+
+
+@dataclass(frozen=True)
+class Settings(ProcessSettings):
+    """
+    What the storage service is told.
+
+    Raises:
+        SettingError: From ``settings.read``, if a value breaks its rule.
+    """
+
+    database_url: str = setting(
+        "PICTOR_STORAGE_DATABASE_URL",
+        "",
+        str,
+        "SQLAlchemy URL of the storage database; empty: storage.db in the data folder.",
+    )
+    storage_url: str = setting(
+        "PICTOR_STORAGE_URL",
+        "",
+        str,
+        "Where bytes are kept, e.g. file:///srv/pictor/assets; empty: assets in the data folder.",
+    )
+
+    @property
+    def database(self) -> str:
+        """The URL of the database, also where none was set."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'storage.db'}"
+
+    @property
+    def storage(self) -> str:
+        """The URL of the back end, also where none was set."""
+        return self.storage_url or (self.data_dir / "assets").as_uri()
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[str]:
+    """
+    Serve assets within the block, and yield the address that was bound.
+
+    Raises:
+        OSError: If the address is taken.
+        SettingError: If no back end takes PICTOR_STORAGE_URL.
+    """
+    token = await asyncio.to_thread(service_token, settings.data_dir)
+    spool_dir = settings.data_dir / "spool"
+    await asyncio.to_thread(spool_dir.mkdir, exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        backend = await asyncio.to_thread(_backend, settings.storage)
+        stack.push_async_callback(backend.close)
+        store = await open_store(settings.database)
+        stack.push_async_callback(store.close)
+        accounts = await stack.enter_async_context(open_channel(settings.accounts_address, token))
+        assets = Assets(store, backend, spool_dir)
+        stack.push_async_callback(assets.close)
+        await stack.enter_async_context(_sweeping(assets))
+        served = Served(
+            SERVICE,
+            storage_service_pb2_grpc.add_StorageServiceServicer_to_server,
+            StorageServicer(assets, settings.base_url),
+        )
+        authenticator = AccountsAuthenticator(accounts)
+        yield await stack.enter_async_context(
+            running_server(settings.storage_address, [served], authenticator, token)
+        )
+
+
+def _backend(url: str) -> StorageBackend:
+    try:
+        return open_backend(url)
+    except ValueError as error:
+        raise SettingError(f"PICTOR_STORAGE_URL={url!r}: {error}") from None
+
+
+@contextlib.asynccontextmanager
+async def _sweeping(assets: Assets) -> AsyncIterator[None]:
+    sweeper = asyncio.create_task(assets.sweep_forever())
+    try:
+        yield
+    finally:
+        sweeper.cancel()
+        await asyncio.gather(sweeper, return_exceptions=True)
+
+
+def main() -> None:
+    """Run until SIGINT or SIGTERM."""
+    settings = read(Settings, os.environ)
+    configure(settings.log_level, settings.log_form)
+    asyncio.run(run_until_stopped(running(settings)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""StorageService over gRPC."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.protobuf import empty_pb2
+from grpc.aio import ServicerContext
+
+from pictor.errors.v1 import error_reason_pb2
+from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
+from services.rpc.errors import SuiteError, invalid
+from services.storage.assets import Assets
+
+Context = ServicerContext[Any, Any]
+UPLOAD_CHUNK_BYTES = 1024 * 1024
+# How much of a refused upload is still taken, and thrown away.
+IGNORED_BYTES = 64 * 1024 * 1024
+IGNORED_SECONDS = 2.0
+
+
+class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
+    """
+    Turns messages into calls of the domain and back.
+
+    Args:
+        assets: The assets of the suite.
+        base_url: The URL of the gateway, without a slash at its end.
+    """
+
+    def __init__(self, assets: Assets, base_url: str) -> None:
+        self._assets = assets
+        self._base_url = base_url
+
+    async def CreateAsset(
+        self,
+        request_iterator: AsyncIterator[storage_service_pb2.CreateAssetRequest],
+        context: Context,
+    ) -> asset_pb2.Asset:
+        """Store an image, or only check it."""
+        async with _read_to_its_end(request_iterator):
+            first = await anext(request_iterator, storage_service_pb2.CreateAssetRequest())
+            wanted = _metadata(first)
+            chunks = _chunks(request_iterator)
+            if not first.validate_only:
+                return (await self._assets.create(wanted, chunks)).to_message(self._base_url)
+            return _without_name(
+                (await self._assets.validate(wanted, chunks)).to_message(self._base_url)
+            )
+
+    async def GetAsset(
+        self, request: storage_service_pb2.GetAssetRequest, context: Context
+    ) -> asset_pb2.Asset:
+        """Read an asset's metadata."""
+        return (await self._assets.get(request.name)).to_message(self._base_url)
+
+    async def ReadAsset(
+        self, request: storage_service_pb2.ReadAssetRequest, context: Context
+    ) -> AsyncIterator[storage_service_pb2.ReadAssetResponse]:
+        """Send an asset's metadata, then its bytes."""
+        length = request.length_bytes if request.HasField("length_bytes") else None
+        asset, chunks = await self._assets.read(request.name, request.offset_bytes, length)
+        yield storage_service_pb2.ReadAssetResponse(asset=asset.to_message(self._base_url))
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                yield storage_service_pb2.ReadAssetResponse(chunk=chunk)
+
+    async def ListAssets(
+        self, request: storage_service_pb2.ListAssetsRequest, context: Context
+    ) -> storage_service_pb2.ListAssetsResponse:
+        """List the caller's assets, newest first."""
+        page = await self._assets.page(request.page_size, request.page_token)
+        return storage_service_pb2.ListAssetsResponse(
+            assets=[asset.to_message(self._base_url) for asset in page.assets],
+            next_page_token=page.next_page_token,
+        )
+
+    async def DeleteAsset(
+        self, request: storage_service_pb2.DeleteAssetRequest, context: Context
+    ) -> empty_pb2.Empty:
+        """Delete an asset and its bytes."""
+        await self._assets.delete(request.name)
+        return empty_pb2.Empty()
+
+
+@contextlib.asynccontextmanager
+async def _read_to_its_end(
+    requests: AsyncIterator[storage_service_pb2.CreateAssetRequest],
+) -> AsyncIterator[None]:
+    """
+    Before an upload is refused, let the client send the rest of it, within limits.
+
+    A client of grpc.aio that is refused while it writes loses the status: it sees INTERNAL,
+    "Internal error from Core", instead of the reason.
+    """
+    try:
+        yield
+    except SuiteError:
+        left = IGNORED_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IGNORED_SECONDS):
+                while left > 0 and (request := await anext(requests, None)):
+                    left -= len(request.chunk)
+        raise
+
+
+def _metadata(first: storage_service_pb2.CreateAssetRequest) -> asset_pb2.Asset:
+    if first.WhichOneof("content") != "asset":
+        raise invalid(
+            "asset",
+            "the first message holds no metadata; send asset, then chunks",
+            error_reason_pb2.ERROR_REASON_FIELD_REQUIRED,
+        )
+    return first.asset
+
+
+def _without_name(asset: asset_pb2.Asset) -> asset_pb2.Asset:
+    for field in ("name", "url", "create_time"):
+        asset.ClearField(field)
+    return asset
+
+
+async def _chunks(
+    requests: AsyncIterator[storage_service_pb2.CreateAssetRequest],
+) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("content") == "asset":
+            raise invalid("asset", "asset came twice; only the first message holds it")
+        if len(request.chunk) > UPLOAD_CHUNK_BYTES:
+            raise invalid(
+                "chunk",
+                f"a chunk has {len(request.chunk)} bytes; at most {UPLOAD_CHUNK_BYTES} are taken",
+                error_reason_pb2.ERROR_REASON_FIELD_OUT_OF_RANGE,
+            )
+        yield request.chunk
