@@ -1,1 +1,1 @@
-"""REST in, gRPC out: the five public image APIs and the native one in front of the suite's services."""
+"""REST in, gRPC out: public image APIs in front of the suite's services."""

@@ -1,0 +1,158 @@
+"""
+The gateway's process: HTTP in front, channels to the four services behind.
+
+    python -m gateway
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+
+from gateway.app import build_app
+from gateway.dialect import Dialect, Preferences
+from gateway.routes import discover
+from gateway.suite import open_suite
+from services.rpc import logs
+from services.rpc.principals import service_token
+from services.rpc.process import ProcessSettings
+from services.rpc.server import run_until_stopped
+from services.rpc.settings import read, setting, switch
+
+BACKLOG = 512
+# Answers that take longer are cut off; their jobs go on.
+GRACE_SECONDS = 5
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Settings(ProcessSettings):
+    """
+    What the gateway's operator chooses.
+
+    Raises:
+        SettingError: From ``settings.read``, if a value breaks its rule.
+    """
+
+    default_model: str = setting(
+        "PICTOR_DEFAULT_MODEL",
+        "",
+        str,
+        "Model id for OpenAI requests that name none; empty: they are refused.",
+    )
+    openai_b64_only: bool = setting(
+        "PICTOR_OPENAI_B64_ONLY",
+        "false",
+        switch,
+        "Leave url out of OpenAI answers with base64, as Open WebUI needs it.",
+    )
+    require_key: bool = setting(
+        "PICTOR_REQUIRE_KEY",
+        "true",
+        switch,
+        "Whether callers need an API key; without, all who send none share one account.",
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: Settings, dialects: Sequence[Dialect] | None = None
+) -> AsyncIterator[str]:
+    """
+    Serve within the block, and yield the address that was bound, with the real port.
+
+    Args:
+        settings: What the operator chose.
+        dialects: The public APIs to serve; None for those in ``gateway/dialects``.
+
+    Raises:
+        OSError: If the address is taken or does not exist here.
+    """
+    listener, bound = _listen(settings.http_address)
+    server = _Server(_config(settings, bound, discover() if dialects is None else dialects))
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        await server.ready.wait()
+        log.info("gateway.started", address=bound)
+        yield bound
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def main() -> None:
+    """Run the gateway until SIGINT or SIGTERM."""
+    settings = read(Settings, os.environ)
+    logs.configure(settings.log_level, settings.log_form)
+    asyncio.run(run_until_stopped(running(settings)))
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Signals belong to the process, which may run more than this server.
+        yield
+
+
+def _config(settings: Settings, bound: str, dialects: Sequence[Dialect]) -> uvicorn.Config:
+    addresses = {
+        "pictor.accounts.v1.AccountsService": settings.accounts_address,
+        "pictor.catalog.v1.CatalogService": settings.catalog_address,
+        "pictor.inference.v1.InferenceService": settings.inference_address,
+        "pictor.storage.v1.StorageService": settings.storage_address,
+    }
+    token = service_token(settings.data_dir)
+    preferences = Preferences(
+        base_url=settings.public_url or f"http://{bound}",
+        default_model=settings.default_model,
+        base64_only=settings.openai_b64_only,
+    )
+    app = build_app(
+        functools.partial(open_suite, addresses, token),
+        preferences,
+        dialects,
+        require_key=settings.require_key,
+    )
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
+
+def _listen(address: str) -> tuple[socket.socket, str]:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {address}: {error.strerror}") from error
+    listener.listen(BACKLOG)
+    return listener, f"{host}:{listener.getsockname()[1]}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""
+Answers and refusals as HTTP responses, with the headers that all dialects share.
+
+An error is translated here into the dialect's words: its names for fields, its statuses, its
+envelope.
+"""
+
+import math
+import re
+
+import structlog
+from starlette.responses import JSONResponse, Response
+
+from gateway.dialect import Answer, Dialect, Failure, Operation
+from gateway.status import status_of
+from pictor.inference.v1 import job_pb2
+from services.rpc.errors import Internal, SuiteError, Unauthenticated, Violation
+
+_NOT_A_TOKEN = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+def response(answer: Answer, headers: dict[str, str] | None = None) -> Response:
+    """Send an answer; the dialect's own headers win."""
+    merged = {**(headers or {}), **{k.lower(): v for k, v in answer.headers.items()}}
+    return JSONResponse(answer.body, answer.status, headers=merged)
+
+
+def job_headers(dialect: Dialect, job: job_pb2.Job | None) -> dict[str, str]:
+    """Return what every reply about a job tells: its id, who drew it, and its receipt in short."""
+    if job is None or not job.name:
+        return {}
+    headers = {"x-pictor-job": job.name.removeprefix("jobs/")}
+    if job.served_by:
+        headers["x-pictor-served-by"] = job.served_by.removeprefix("models/")
+    if job.receipt:
+        notes = dict.fromkeys(_note(dialect, note) for note in job.receipt)
+        headers["x-pictor-receipt"] = "; ".join(notes)
+    return headers
+
+
+def _note(dialect: Dialect, note: job_pb2.ParameterNote) -> str:
+    name = _NOT_A_TOKEN.sub("_", _field(dialect, note.parameter))[:40]
+    treatment = job_pb2.ParameterNote.Treatment.Name(note.treatment)
+    return f"{name}={treatment.removeprefix('TREATMENT_').lower()}"
+
+
+def refusal(
+    dialect: Dialect,
+    error: SuiteError,
+    *,
+    operation: Operation | None = None,
+    job: job_pb2.Job | None = None,
+) -> Response:
+    """Answer with an error in the dialect's words."""
+    answer = dialect.encode_error(failure_of(dialect, error, operation, job))
+    return response(answer, {**error_headers(error), **job_headers(dialect, job)})
+
+
+def failure_of(
+    dialect: Dialect, error: SuiteError, operation: Operation | None, job: job_pb2.Job | None
+) -> Failure:
+    """Return the error as the dialect's encoder wants it."""
+    status = status_of(error, dialect.statuses)
+    return Failure(in_words_of(dialect, error), status, operation, job)
+
+
+def error_headers(error: SuiteError) -> dict[str, str]:
+    """Return what an error says in headers, whatever its envelope."""
+    headers = {}
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
+    if error.retry_after_seconds is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after_seconds))
+    if "allow" in error.metadata:
+        headers["allow"] = error.metadata["allow"]
+    return headers
+
+
+def internal_error() -> Internal:
+    """Make the error for a defect of the gateway; its traceback is in the logs."""
+    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+    return Internal(f"internal error; the logs know it as request {request_id}")
+
+
+def in_words_of(dialect: Dialect, error: SuiteError) -> SuiteError:
+    """Return the error with the dialect's names for fields instead of the suite's."""
+    if not error.violations and "field" not in error.metadata:
+        return error
+    renamed = type(error)(
+        error.message,
+        reason=error.reason,
+        metadata=error.metadata,
+        retry_after_seconds=error.retry_after_seconds,
+        request_id=error.request_id,
+        violations=[
+            Violation(_field(dialect, v.field), _words(dialect, v.field, v.description), v.reason)
+            for v in error.violations
+        ],
+    )
+    field_ = error.metadata.get("field", "")
+    renamed.message = _words(dialect, field_, error.message)
+    renamed.metadata["field"] = _field(dialect, field_)
+    return renamed
+
+
+def _field(dialect: Dialect, name: str) -> str:
+    leaf = name.removeprefix("generation.")
+    return dialect.fields.get(leaf, leaf)
+
+
+def _words(dialect: Dialect, name: str, text: str) -> str:
+    leaf = name.removeprefix("generation.")
+    if leaf != name and text.startswith(f"{leaf} "):
+        return f"{_field(dialect, leaf)}{text.removeprefix(leaf)}"
+    return text

@@ -1,0 +1,59 @@
+"""The gateway as an ASGI application, put together from a list that can be read."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from gateway.auth import Door
+from gateway.dialect import Dialect, Preferences
+from gateway.facade import Facade
+from gateway.health import Index, livez, readyz
+from gateway.middleware import RequestLog
+from gateway.native import PREFIX, NativeApi
+from gateway.routes import Fallback, dialect_routes
+from gateway.suite import Suite
+from services.rpc.authentication import AccountsAuthenticator
+
+ACCOUNTS = "pictor.accounts.v1.AccountsService"
+
+OpenSuite = Callable[[], contextlib.AbstractAsyncContextManager[Suite]]
+
+
+def build_app(
+    open_suite: OpenSuite,
+    preferences: Preferences,
+    dialects: Sequence[Dialect],
+    *,
+    require_key: bool = True,
+) -> Starlette:
+    """
+    Put the application together.
+
+    Args:
+        open_suite: Opens the channels to the services; entered when the application starts.
+        preferences: What the operator has chosen.
+        dialects: The public APIs to serve.
+        require_key: Whether callers without a good key are sent away.
+    """
+    door = Door(require_key=require_key)
+    facade = Facade(door, preferences)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        async with open_suite() as suite:
+            authenticator = AccountsAuthenticator(suite.channels[ACCOUNTS])
+            yield {"suite": suite, "authenticator": authenticator}
+
+    routes = [
+        Route("/", Index(dialects)),
+        Route("/livez", livez),
+        Route("/readyz", readyz),
+        *dialect_routes(facade, dialects),
+        Route(f"{PREFIX}/{{path:path}}", NativeApi(door)),
+        Route("/{path:path}", Fallback(dialects)),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(RequestLog)], lifespan=lifespan)

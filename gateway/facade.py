@@ -1,0 +1,344 @@
+"""
+The one handler behind every route of every dialect.
+
+For each request, in this order: the key is checked and the scope with it, the body is read, the
+dialect decodes it, the services do the work, the dialect encodes what came of it. Whatever goes
+wrong on the way becomes the dialect's own words for it, here and nowhere else.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import assets, jobs
+from gateway.answers import failure_of, internal_error, job_headers, refusal, response
+from gateway.auth import Door
+from gateway.bodies import read_body
+from gateway.dialect import (
+    Answer,
+    Call,
+    CancelJob,
+    Delivery,
+    Dialect,
+    Generate,
+    ListJobs,
+    ListModels,
+    ListServing,
+    Operation,
+    Order,
+    Preferences,
+    Reply,
+    ShowAsset,
+    ShowJob,
+    ShowModel,
+    Shown,
+    ShowResult,
+)
+from gateway.events import HEARTBEAT, event_response, event_text, with_heartbeats
+from gateway.suite import Suite
+from pictor.catalog.v1 import catalog_service_pb2, model_pb2
+from pictor.inference.v1 import inference_service_pb2, job_pb2
+from services.rpc.errors import (
+    DeadlineExceeded,
+    NotFound,
+    SuiteError,
+    from_status,
+)
+
+T = TypeVar("T")
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+log = structlog.get_logger()
+
+MODELS_PAGE = 1000
+# Tasks that outlive their request; the loop itself keeps only weak references.
+_background: set[asyncio.Task[None]] = set()
+
+
+@dataclass
+class Visit:
+    """
+    One request on its way through the facade.
+
+    Attributes:
+        job: The job it is about, as far as it is known; an error's answer tells of it.
+    """
+
+    dialect: Dialect
+    operation: Operation
+    request: Request
+    preferences: Preferences
+    call: Call
+    job: job_pb2.Job | None = field(default=None)
+
+    @property
+    def suite(self) -> Suite:
+        """The services."""
+        return self.request.state.suite  # type: ignore[no-any-return]  # the lifespan put it there
+
+    def shown(self, order: Order | None = None, contents: Iterable[str] = ()) -> Shown:
+        """Return the job as a dialect wants it."""
+        return Shown(self.job or job_pb2.Job(), self.preferences, tuple(contents), order)
+
+
+class Facade:
+    """
+    Makes endpoints out of operations.
+
+    Args:
+        door: Decides who comes in.
+        preferences: What the operator has chosen.
+    """
+
+    def __init__(self, door: Door, preferences: Preferences) -> None:
+        self._door = door
+        self._preferences = preferences
+
+    def endpoint(self, dialect: Dialect, operation: Operation) -> Endpoint:
+        """Return the endpoint of one operation."""
+
+        async def answer(request: Request) -> Response:
+            visit = Visit(dialect, operation, request, self._preferences, self._call(request))
+            try:
+                return await self._answer(visit)
+            except SuiteError as error:
+                return refusal(dialect, error, operation=operation, job=visit.job)
+            except Exception:
+                log.exception("http.failed", dialect=dialect.name)
+                return refusal(dialect, internal_error(), operation=operation, job=visit.job)
+
+        return answer
+
+    async def _answer(self, visit: Visit) -> Response:
+        operation, request = visit.operation, visit.request
+        if not operation.public:
+            await self._door.admit(request, visit.dialect.credential, operation.scope)
+        body = await read_body(request, operation.body)
+        visit.call = replace(visit.call, body=body, route=operation.path)
+        return await _HANDLERS[type(operation)](visit, operation)
+
+    def _call(self, request: Request) -> Call:
+        query: dict[str, list[str]] = {}
+        for name, value in request.query_params.multi_items():
+            query.setdefault(name, []).append(value)
+        return Call(request.path_params, query, request.headers, None, self._preferences)
+
+
+async def _generate(visit: Visit, operation: Generate) -> Response:
+    order = operation.decode(visit.call)
+    if operation.fit:
+        model = await visit.suite.catalog.GetModel(
+            catalog_service_pb2.GetModelRequest(name=order.generation.model)
+        )
+        order = operation.fit(order, model)
+    label = f"{visit.dialect.name}/{operation.label}".rstrip("/")
+    visit.job = await jobs.submit(visit.suite, order, label)
+    structlog.contextvars.bind_contextvars(job=visit.job.name)
+    return await _DELIVERIES[order.delivery](visit, operation, order)
+
+
+async def _wait(visit: Visit, operation: Generate, order: Order) -> Response:
+    job = _job(visit)
+    waited = await _unless_gone(
+        visit.request, jobs.finished(visit.suite, job.name, visit.dialect.wait_seconds)
+    )
+    if isinstance(waited, _Gone):
+        await jobs.cancel(visit.suite, job.name)
+        return Response(status_code=499)
+    if waited is None:
+        raise DeadlineExceeded(
+            f"job {visit.shown().job_id} is not finished after {visit.dialect.wait_seconds:g} s;"
+            " it goes on, and can be asked for by its id"
+        )
+    visit.job = _succeeded(visit, waited)
+    contents = await _contents(visit, wanted=order.contents)
+    return _job_response(visit, operation.encode(visit.shown(order, contents)))
+
+
+async def _accept(visit: Visit, operation: Generate, order: Order) -> Response:
+    encode = operation.accept or operation.encode
+    return _job_response(visit, encode(visit.shown(order)))
+
+
+async def _stream(visit: Visit, operation: Generate, order: Order) -> Response:
+    headers = job_headers(visit.dialect, _job(visit))
+    return event_response(_event_texts(visit, operation, order), headers)
+
+
+async def _event_texts(visit: Visit, operation: Generate, order: Order) -> AsyncIterator[str]:
+    name = _job(visit).name
+    ended = False
+    try:
+        watched = jobs.watch(visit.suite, name, previews=True)
+        async for message in with_heartbeats(watched):
+            if message is None:
+                yield HEARTBEAT
+                continue
+            contents: list[str] = []
+            if message.state in jobs.TERMINAL:
+                ended = True
+                visit.job = _succeeded(visit, message.job)
+                contents = await _contents(visit, wanted=True)
+            for event in _streamed(operation, visit.shown(order, contents), message):
+                yield event_text(event.body, name=event.name)
+    except SuiteError as error:
+        failure = failure_of(visit.dialect, error, operation, visit.job)
+        yield event_text(visit.dialect.encode_error(failure).body, name="error")
+    finally:
+        if not ended:
+            # The caller left: this task is being ended too, so another one must do it.
+            task = asyncio.ensure_future(jobs.cancel(visit.suite, name))
+            _background.add(task)
+            task.add_done_callback(_background.discard)
+
+
+def _streamed(
+    operation: Generate, shown: Shown, message: inference_service_pb2.WatchJobResponse
+) -> Iterable[Any]:
+    return operation.stream(shown, message) if operation.stream else ()
+
+
+async def _show_job(visit: Visit, operation: ShowJob) -> Response:
+    visit.job = await _get_job(visit, operation.decode(visit.call))
+    contents = await _contents(visit, wanted=operation.contents)
+    return _job_response(visit, operation.encode(visit.shown(contents=contents)))
+
+
+async def _list_jobs(visit: Visit, operation: ListJobs) -> Response:
+    listed = await visit.suite.inference.ListJobs(operation.decode(visit.call))
+    return response(operation.encode([Shown(job, visit.preferences) for job in listed.jobs]))
+
+
+async def _cancel_job(visit: Visit, operation: CancelJob) -> Response:
+    name = f"jobs/{operation.decode(visit.call)}"
+    visit.job = await visit.suite.inference.CancelJob(
+        inference_service_pb2.CancelJobRequest(name=name)
+    )
+    return _job_response(visit, operation.encode(visit.shown()))
+
+
+async def _show_result(visit: Visit, operation: ShowResult) -> Response:
+    job = await _get_job(visit, operation.decode(visit.call))
+    if job.dialect != visit.dialect.name:
+        raise NotFound(f"no result of a job {operation.decode(visit.call)!r}")
+    if job.state not in jobs.TERMINAL:
+        waited = await _unless_gone(
+            visit.request, jobs.finished(visit.suite, job.name, operation.wait_seconds)
+        )
+        job = waited if isinstance(waited, job_pb2.Job) else job
+    visit.job = job
+    if job.result.images:
+        asset_id = job.result.images[0].asset.removeprefix("assets/")
+        return await assets.public_response(visit.request, asset_id)
+    return _job_response(visit, operation.encode(visit.shown()))
+
+
+async def _show_asset(visit: Visit, operation: ShowAsset) -> Response:
+    return await assets.public_response(visit.request, operation.decode(visit.call))
+
+
+async def _list_models(visit: Visit, operation: ListModels) -> Response:
+    return response(operation.encode(await all_models(visit.suite)))
+
+
+async def _show_model(visit: Visit, operation: ShowModel) -> Response:
+    name = f"models/{operation.decode(visit.call)}"
+    model = await visit.suite.catalog.GetModel(catalog_service_pb2.GetModelRequest(name=name))
+    return response(operation.encode(model))
+
+
+async def _list_serving(visit: Visit, operation: ListServing) -> Response:
+    listed = await visit.suite.catalog.ListServingStatuses(
+        catalog_service_pb2.ListServingStatusesRequest()
+    )
+    return response(operation.encode(listed.serving_statuses))
+
+
+async def _reply(visit: Visit, operation: Reply) -> Response:
+    return response(operation.encode(visit.call))
+
+
+async def all_models(suite: Suite) -> list[model_pb2.Model]:
+    """Return every model, page by page."""
+    models: list[model_pb2.Model] = []
+    token = ""
+    while True:
+        page = await suite.catalog.ListModels(
+            catalog_service_pb2.ListModelsRequest(page_size=MODELS_PAGE, page_token=token)
+        )
+        models.extend(page.models)
+        token = page.next_page_token
+        if not token:
+            return models
+
+
+async def _get_job(visit: Visit, job_id: str) -> job_pb2.Job:
+    request = inference_service_pb2.GetJobRequest(name=f"jobs/{job_id}")
+    return await visit.suite.inference.GetJob(request)
+
+
+def _job(visit: Visit) -> job_pb2.Job:
+    if visit.job is None:
+        raise RuntimeError("the visit has no job yet")
+    return visit.job
+
+
+def _succeeded(visit: Visit, job: job_pb2.Job) -> job_pb2.Job:
+    """Return a job that has a result; raise the error of one that has none."""
+    visit.job = job
+    if job.HasField("error"):
+        raise from_status(job.error)
+    return job
+
+
+async def _contents(visit: Visit, *, wanted: bool) -> list[str]:
+    if not wanted:
+        return []
+    images = _job(visit).result.images
+    return [await assets.read_base64(visit.suite.storage, image.asset) for image in images]
+
+
+class _Gone:
+    pass
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | _Gone:
+    """Do the work, unless the caller leaves before it is done."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else _Gone()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _job_response(visit: Visit, answer: Answer) -> Response:
+    return response(answer, job_headers(visit.dialect, visit.job))
+
+
+_DELIVERIES = {Delivery.WAIT: _wait, Delivery.ACCEPT: _accept, Delivery.STREAM: _stream}
+_HANDLERS: dict[type[Operation], Callable[[Visit, Any], Awaitable[Response]]] = {
+    Generate: _generate,
+    ShowJob: _show_job,
+    ListJobs: _list_jobs,
+    CancelJob: _cancel_job,
+    ShowResult: _show_result,
+    ShowAsset: _show_asset,
+    ListModels: _list_models,
+    ShowModel: _show_model,
+    ListServing: _list_serving,
+    Reply: _reply,
+}

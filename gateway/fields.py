@@ -1,0 +1,194 @@
+"""
+Typed values out of a body that anybody may have sent.
+
+    fields = Fields(call.body)
+    prompt = fields.text("prompt", required=True)
+    steps = fields.integer("steps", least=1, most=1000)
+    fields.check()
+
+Each getter answers None for what is absent or null, and for what breaks a rule; ``check`` then
+raises one InvalidRequest with every violation, in the order in which the fields were asked for.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.images import InputFile, Upload
+from pictor.errors.v1 import error_reason_pb2 as reasons
+from pictor.errors.v1.error_reason_pb2 import ErrorReason
+from services.rpc.errors import InvalidRequest, Violation
+
+_WORDS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Fields:
+    """
+    The fields of a JSON object, or of a form, whose values are then texts.
+
+    Raises:
+        InvalidRequest: With BODY_INVALID, if the body is not an object.
+    """
+
+    def __init__(self, body: Any, *, form: bool = False) -> None:
+        if not isinstance(body, Mapping):
+            kind = type(body).__name__ if body is not None else "nothing"
+            raise InvalidRequest(
+                f"the body must be a JSON object; it is {kind}",
+                reason=reasons.ERROR_REASON_BODY_INVALID,
+            )
+        self._body = body
+        self._form = form
+        self._violations: list[Violation] = []
+
+    def given(self, name: str) -> bool:
+        """Say whether the field was sent, null included."""
+        return name in self._body
+
+    def value(self, name: str) -> Any:
+        """Return a field as it is; of a form, its first value, and None for an empty text."""
+        value = self._body.get(name)
+        if not self._form:
+            return value
+        return (value[0] or None) if value else None
+
+    def blame(
+        self,
+        name: str,
+        description: str,
+        reason: ErrorReason.ValueType = reasons.ERROR_REASON_FIELD_INVALID,
+    ) -> None:
+        """Add a violation."""
+        self._violations.append(Violation(name, description, reason))
+
+    def check(self) -> None:
+        """
+        Insist that no rule was broken so far.
+
+        Raises:
+            InvalidRequest: With every violation.
+        """
+        if self._violations:
+            first = self._violations[0]
+            raise InvalidRequest(
+                "; ".join(v.description for v in self._violations),
+                reason=first.reason,
+                metadata={"field": first.field},
+                violations=self._violations,
+            )
+
+    def text(self, name: str, *, required: bool = False) -> str | None:
+        """Return a text; a required one must not be blank."""
+        value = self.value(name)
+        if value is None and not required:
+            return None
+        if value is None or (required and isinstance(value, str) and not value.strip()):
+            self.blame(name, f"{name} is missing", reasons.ERROR_REASON_FIELD_REQUIRED)
+        elif not isinstance(value, str):
+            self.blame(name, f"{name} must be a text; it is {_kind(value)}")
+        else:
+            return value
+        return None
+
+    def choice(self, name: str, values: Sequence[str]) -> str | None:
+        """Return one of *values*."""
+        value = self.text(name)
+        if value is not None and value not in values:
+            self.blame(name, f"{name} {_short(value)} is not one of {', '.join(values)}")
+            return None
+        return value
+
+    def integer(self, name: str, *, least: int, most: int) -> int | None:
+        """Return a whole number within the bounds; 3.0 counts as one, "3" only in a form."""
+        number = self._number(name)
+        if number is None:
+            return None
+        if isinstance(number, float) and not number.is_integer():
+            self.blame(name, f"{name} {number:g} is not a whole number")
+            return None
+        return int(number) if self._within(name, number, least, most) else None
+
+    def number(self, name: str, *, least: float, most: float) -> float | None:
+        """Return a number within the bounds."""
+        number = self._number(name)
+        if number is None or not self._within(name, number, least, most):
+            return None
+        return float(number)
+
+    def switch(self, name: str) -> bool | None:
+        """Return true or false."""
+        value = self.value(name)
+        if self._form and isinstance(value, str):
+            value = _WORDS.get(value.lower(), value)
+        if value is None or isinstance(value, bool):
+            return value
+        self.blame(name, f"{name} must be true or false; it is {_short(value)}")
+        return None
+
+    def files(self, name: str) -> list[InputFile]:
+        """Return images: a text, a list of texts, or the uploads of a form."""
+        value = self._body.get(name)
+        if value is None:
+            return []
+        files = []
+        for index, one in enumerate(value if isinstance(value, list) else [value]):
+            place = f"{name}.{index}" if isinstance(value, list) else name
+            if isinstance(one, Upload):
+                files.append(InputFile(place, one.content))
+            elif isinstance(one, str):
+                files.append(InputFile(place, one))
+            else:
+                self.blame(place, f"{place} must be an image in base64; it is {_kind(one)}")
+        return files
+
+    def _number(self, name: str) -> int | float | None:
+        value = self.value(name)
+        if self._form and isinstance(value, str):
+            value = _parsed(value)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.blame(name, f"{name} must be a number; it is {_kind(value)}")
+            return None
+        if isinstance(value, float) and not math.isfinite(value):
+            self.blame(name, f"{name} must be a finite number")
+            return None
+        return value
+
+    def _within(self, name: str, number: float, least: float, most: float) -> bool:
+        if least <= number <= most:
+            return True
+        self.blame(
+            name,
+            f"{name} {_short(number)} is outside {least} to {most}",
+            reasons.ERROR_REASON_FIELD_OUT_OF_RANGE,
+        )
+        return False
+
+
+def _parsed(text: str) -> int | float | str:
+    for parse in (int, float):
+        try:
+            return parse(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _kind(value: object) -> str:
+    names = {
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+        Upload: "a file",
+        type(None): "null",
+    }
+    return names.get(type(value), type(value).__name__)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,73 @@
+"""Images inside of JSON: base64 in all its spellings, and uploads."""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pictor.errors.v1 import error_reason_pb2 as reasons
+from pictor.inference.v1 import generation_pb2
+from services.rpc.errors import invalid
+
+_DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file from a form. Its name and media type are the client's word and are not kept."""
+
+    content: bytes
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """
+    An image that came with a request.
+
+    Attributes:
+        field: Where it stood, for errors, e.g. ``input_images_base64.0``.
+        source: The bytes, or text in one of the spellings of ``decode_base64``. Text is decoded
+            only when its turn comes, so that checks keep the order that an API documents.
+        role: What the image is for.
+        convert: Turns the decoded file into the one to be stored, e.g. a mask.
+    """
+
+    field: str
+    source: bytes | str
+    role: generation_pb2.InputImage.Role.ValueType = generation_pb2.InputImage.ROLE_UNSPECIFIED
+    convert: Callable[[bytes], bytes] | None = None
+
+    def content(self) -> bytes:
+        """
+        Return the file.
+
+        Raises:
+            InvalidRequest: With INPUT_IMAGE_INVALID, if the text is not base64.
+        """
+        source = self.source
+        content = source if isinstance(source, bytes) else decode_base64(source, self.field)
+        return self.convert(content) if self.convert else content
+
+
+def decode_base64(text: str, field: str) -> bytes:
+    """
+    Decode base64: plain or URL-safe, with or without padding and white space, or a data URL.
+
+    Raises:
+        InvalidRequest: With INPUT_IMAGE_INVALID, if the text is anything else, or empty.
+    """
+    digits = "".join(_DATA_URL.sub("", text, count=1).split()).translate(_URL_SAFE).rstrip("=")
+    try:
+        content = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        content = b""
+    if not content:
+        raise invalid(
+            field,
+            f"{field} is not an image in base64: send the file's bytes in base64, plain or as a"
+            " data URL (data:image/png;base64,...)",
+            reasons.ERROR_REASON_INPUT_IMAGE_INVALID,
+        )
+    return content

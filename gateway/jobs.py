@@ -1,0 +1,163 @@
+"""
+Jobs as the gateway needs them: submitted with their input images, watched to their end.
+
+What an API documents as the order of checks is kept here: a request that has images is first
+rehearsed without them, so that nothing is stored for a request that is then refused.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Sequence
+
+import structlog
+
+from gateway import assets
+from gateway.dialect import Order
+from gateway.images import InputFile
+from gateway.suite import Suite
+from pictor.catalog.v1 import model_pb2
+from pictor.errors.v1 import error_reason_pb2 as reasons
+from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2
+from pictor.storage.v1 import asset_pb2, storage_service_pb2
+from services.rpc.errors import Canceled, SuiteError, Unavailable
+
+log = structlog.get_logger()
+
+TERMINAL = frozenset(
+    {job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED}
+)
+# A restart of the inference service takes seconds; jobs and watches survive it.
+RECONNECT_FOR_SECONDS = 30.0
+RECONNECT_PAUSE_SECONDS = 0.5
+# Stands in a rehearsal for a mask that is not stored yet.
+_PLACEHOLDER = "assets/-"
+
+CreateJobRequest = inference_service_pb2.CreateJobRequest
+
+
+async def submit(suite: Suite, order: Order, dialect: str) -> job_pb2.Job:
+    """
+    Make a job, storing its images on the way.
+
+    Checks come in this order: model, limits, every image, whether the model is served. Only then is
+    anything stored; what was stored goes away again if the job is refused after all.
+
+    Raises:
+        SuiteError: As CreateJob and CreateAsset raise it.
+    """
+    request = CreateJobRequest(
+        generation=order.generation, dialect=dialect, receipt=list(order.notes)
+    )
+    files = [*order.input_images, *([order.mask] if order.mask else [])]
+    if not files:
+        return await suite.inference.CreateJob(request)
+    contents = await _rehearse(suite, request, order, files)
+    stored: list[asset_pb2.Asset] = []
+    try:
+        for file, content in zip(files, contents, strict=True):
+            stored.append(await assets.upload(suite.storage, content, file.field))
+        _fill(request.generation, order, [asset.name for asset in stored])
+        return await suite.inference.CreateJob(request)
+    except SuiteError:
+        await _discard(suite, stored)
+        raise
+
+
+async def watch(
+    suite: Suite, name: str, *, previews: bool = False
+) -> AsyncGenerator[inference_service_pb2.WatchJobResponse, None]:
+    """
+    Watch a job to its end, through restarts of the inference service.
+
+    Yields:
+        The messages of WatchJob, each change of state once; the last one is terminal.
+
+    Raises:
+        NotFound: If there is no such job.
+        Unavailable: If the inference service stays away.
+    """
+    revision, give_up = 0, time.monotonic() + RECONNECT_FOR_SECONDS
+    while True:
+        call = suite.inference.WatchJob(
+            inference_service_pb2.WatchJobRequest(
+                name=name, after_revision=revision, include_previews=previews
+            )
+        )
+        try:
+            async for message in call:
+                revision, give_up = message.revision, time.monotonic() + RECONNECT_FOR_SECONDS
+                yield message
+                if message.state in TERMINAL:
+                    return
+        # A server that stops ends its streams with CANCELLED.
+        except (Unavailable, Canceled):
+            if time.monotonic() > give_up:
+                raise
+        finally:
+            call.cancel()
+        await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
+
+
+async def finished(suite: Suite, name: str, wait_seconds: float) -> job_pb2.Job | None:
+    """Wait for a job's end; None if it takes longer than *wait_seconds*."""
+    try:
+        async with (
+            asyncio.timeout(wait_seconds),
+            contextlib.aclosing(watch(suite, name)) as watched,
+        ):
+            async for message in watched:
+                if message.state in TERMINAL:
+                    return message.job
+    except TimeoutError:
+        pass
+    return None
+
+
+async def cancel(suite: Suite, name: str) -> None:
+    """End a job whose caller has left; one that has ended by itself is fine too."""
+    try:
+        await suite.inference.CancelJob(inference_service_pb2.CancelJobRequest(name=name))
+    except SuiteError as error:
+        log.info("job.not_canceled", job=name, reason=error.reason)
+
+
+async def _rehearse(
+    suite: Suite, request: CreateJobRequest, order: Order, files: Sequence[InputFile]
+) -> list[bytes]:
+    """Run all checks of a request with images and store nothing; answer with the images' bytes."""
+    rehearsal = CreateJobRequest()
+    rehearsal.CopyFrom(request)
+    rehearsal.validate_only = True
+    _fill(rehearsal.generation, order, ["" for _ in order.input_images] + [_PLACEHOLDER])
+    not_serving = None
+    try:
+        await suite.inference.CreateJob(rehearsal)
+    except Unavailable as error:
+        if error.reason != reasons.ERROR_REASON_MODEL_NOT_SERVING:
+            raise
+        not_serving = error
+    contents = [await asyncio.to_thread(file.content) for file in files]
+    for file, content in zip(files, contents, strict=True):
+        await assets.upload(suite.storage, content, file.field, validate_only=True)
+    if not_serving:
+        # The images' errors come first: trying again later would not make them good.
+        raise not_serving
+    return contents
+
+
+def _fill(generation: generation_pb2.Generation, order: Order, names: Sequence[str]) -> None:
+    del generation.input_images[:]
+    for file, name in zip(order.input_images, names, strict=False):
+        generation.input_images.add(asset=name, role=file.role)
+    if order.mask:
+        generation.mask = names[len(order.input_images)]
+        generation.operation = generation.operation or model_pb2.OPERATION_INPAINT
+
+
+async def _discard(suite: Suite, stored: Sequence[asset_pb2.Asset]) -> None:
+    for asset in stored:
+        try:
+            await suite.storage.DeleteAsset(storage_service_pb2.DeleteAssetRequest(name=asset.name))
+        except SuiteError as error:
+            log.warning("asset.not_discarded", asset=asset.name, reason=error.reason)

@@ -1,0 +1,68 @@
+"""What happens around every HTTP request: a request id, a clean principal, one log line."""
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.rpc.interceptors import REQUEST_ID_KEY
+from services.rpc.principals import SUITE, become
+
+log = structlog.get_logger()
+
+# A caller's own id is kept when it is fit to stand in logs and headers.
+_FIT_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+
+
+class RequestLog:
+    """
+    Gives each request an id, sends it back, and logs how the request was answered.
+
+    Args:
+        app: The application within.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        become(SUITE)
+        started, status = time.monotonic(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(raw=message["headers"])[REQUEST_ID_KEY] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            log.info(
+                "http.answered",
+                method=scope["method"],
+                route=_route(scope),
+                status=status,
+                seconds=round(time.monotonic() - started, 4),
+            )
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get(REQUEST_ID_KEY, "")
+    return given if _FIT_ID.fullmatch(given) else str(uuid.uuid4())
+
+
+def _route(scope: Scope) -> str:
+    # The route and not the path: whoever reads the log must not learn the URLs of images.
+    return getattr(scope.get("route"), "path", "")

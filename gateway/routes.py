@@ -1,0 +1,107 @@
+"""
+Which request is whose: the routes of all dialects, and the answer where there is none.
+
+An unknown route is answered by the dialect with the longest prefix of the path, a known route with
+another method by the dialect that has it; both in that dialect's own envelope.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, compile_path
+from starlette.types import Receive, Scope, Send
+
+import gateway.dialects
+from gateway.answers import error_headers, refusal
+from gateway.dialect import Dialect
+from gateway.facade import Facade
+from gateway.status import status_of
+from pictor.errors.v1 import error_reason_pb2 as reasons
+from services.rpc.errors import NotFound, SuiteError, Unsupported
+
+
+def discover() -> list[Dialect]:
+    """Return the dialect of every module in ``gateway/dialects``, in the order of their names."""
+    package = gateway.dialects
+    modules = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    return [importlib.import_module(module.name).DIALECT for module in modules]
+
+
+def dialect_routes(facade: Facade, dialects: Sequence[Dialect]) -> list[Route]:
+    """Return one route for each operation of each dialect."""
+    return [
+        Route(
+            operation.path,
+            facade.endpoint(dialect, operation),
+            methods=[operation.method],
+            name=f"{dialect.name} {operation.method} {operation.path}",
+        )
+        for dialect in dialects
+        for operation in dialect.operations
+    ]
+
+
+class Fallback:
+    """
+    Answers what no route matches.
+
+    Args:
+        dialects: All of them.
+    """
+
+    def __init__(self, dialects: Sequence[Dialect]) -> None:
+        self._dialects = dialects
+        self._patterns = [
+            (compile_path(operation.path)[0], operation.method, dialect)
+            for dialect in dialects
+            for operation in dialect.operations
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 405 where the path exists for other methods, else 404."""
+        response = self._refuse(scope["method"], scope["path"])
+        await response(scope, receive, send)
+
+    def _refuse(self, method: str, path: str) -> Response:
+        matches = [(m, d) for pattern, m, d in self._patterns if pattern.match(path)]
+        if not matches:
+            return not_found_response(self._owner(path), path)
+        error = method_not_allowed(method, path, [allowed for allowed, _ in matches])
+        return refusal(matches[0][1], error)
+
+    def _owner(self, path: str) -> Dialect | None:
+        owners = [
+            (len(prefix), dialect)
+            for dialect in self._dialects
+            for prefix in dialect.prefixes
+            if path == prefix or path.startswith(f"{prefix}/")
+        ]
+        return max(owners, key=lambda owner: owner[0])[1] if owners else None
+
+
+def not_found_response(owner: Dialect | None, path: str) -> Response:
+    """Answer that there is nothing at *path*, in the envelope of its owner."""
+    error = NotFound(
+        f"nothing is at {path[:200]}; GET / lists what is here",
+        reason=reasons.ERROR_REASON_ROUTE_NOT_FOUND,
+    )
+    return refusal(owner, error) if owner else plain_refusal(error)
+
+
+def plain_refusal(error: SuiteError) -> Response:
+    """Answer with an error where no dialect has a say."""
+    body = {"error": {"code": status_of(error, {}), "message": error.message}}
+    return JSONResponse(body, status_of(error, {}), headers=error_headers(error))
+
+
+def method_not_allowed(method: str, path: str, allowed: Sequence[str]) -> SuiteError:
+    """Make the error for a path that exists for other methods."""
+    everything = {*allowed, *(["HEAD"] if "GET" in allowed else [])}
+    allow = ", ".join(sorted(everything))
+    return Unsupported(
+        f"{method} is not for {path[:200]}; use {allow}",
+        reason=reasons.ERROR_REASON_METHOD_NOT_ALLOWED,
+        metadata={"allow": allow},
+    )

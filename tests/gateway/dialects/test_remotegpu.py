@@ -1,0 +1,335 @@
+import base64
+from typing import ClassVar
+
+import pytest
+
+from gateway.dialect import Call, Delivery, Preferences, Shown
+from gateway.dialects.remotegpu import DIALECT, decode_image, encode_job, encode_models
+from pictor.catalog.v1 import model_pb2
+from pictor.inference.v1 import job_pb2
+from services.rpc.errors import InvalidRequest
+from tests.gateway.dialect_conformance import DialectConformance
+from tests.gateway.house import EDITS, NOT_SERVED, SERVED, png, png_base64
+
+PREFERENCES = Preferences("http://pictor.test")
+IMAGE = "/v1/inference/image"
+
+
+def call(body):
+    return Call({}, {}, {}, body, PREFERENCES)
+
+
+def body(**fields):
+    return {"prompt": "a red circle", "model": SERVED, **fields}
+
+
+class TestConformance(DialectConformance):
+    """What every dialect must do."""
+
+    dialect = DIALECT
+    invalid_body = 422
+    good_body: ClassVar = {"prompt": "a red circle", "model": SERVED}
+
+    def assert_envelope(self, body, status):
+        assert isinstance(body["detail"], list if status == 422 else str)
+        assert set(body["error"]) == {"type", "message"}
+
+
+def test_the_documented_fields_become_a_generation():
+    """
+    Width, height, steps and guidance are taken as they are named in the documentation.
+    """
+    order = decode_image(
+        call(body(width=768, height=512, steps=28, guidance=4.0, seed=7, negative_prompt="blue"))
+    )
+
+    drawn = order.generation
+    assert (drawn.width_px, drawn.height_px, drawn.step_count) == (768, 512, 28)
+    assert (drawn.guidance_scale, drawn.seed, drawn.negative_prompt) == (4.0, 7, "blue")
+    assert drawn.model == f"models/{SERVED}"
+    assert order.delivery is Delivery.ACCEPT
+
+
+@pytest.mark.parametrize("field", ["width", "height", "steps", "guidance", "seed"])
+def test_null_is_the_same_as_absent(field):
+    """
+    A field that is null takes the model's default.
+    """
+    order = decode_image(call(body(**{field: None})))
+
+    names = {f.name for f, _ in order.generation.ListFields()}
+    assert names == {"model", "prompt"}
+
+
+@pytest.mark.parametrize("value", [True, False, None, ""])
+def test_the_retired_field_is_refused_in_any_form(value):
+    """
+    ``remove_bg`` is refused by being there, even with false or null.
+    """
+    with pytest.raises(InvalidRequest) as error:
+        decode_image(call(body(remove_bg=value)))
+
+    assert [v.field for v in error.value.violations] == ["remove_bg"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "blamed"),
+    [
+        ({"prompt": None}, ["prompt"]),
+        ({"prompt": "  "}, ["prompt"]),
+        ({"prompt": 3}, ["prompt"]),
+        ({"model": ""}, ["model"]),
+        ({"width": 0}, ["width"]),
+        ({"width": "512"}, ["width"]),
+        ({"width": 10**400}, ["width"]),
+        ({"height": True}, ["height"]),
+        ({"steps": 2.5}, ["steps"]),
+        ({"guidance": -1}, ["guidance"]),
+        ({"seed": 2**32}, ["seed"]),
+        ({"input_images_base64": "abc"}, ["input_images_base64"]),
+        ({"input_images_base64": [1]}, ["input_images_base64.0"]),
+        ({"width": "a", "height": "b"}, ["width", "height"]),
+    ],
+)
+def test_every_wrong_field_is_named(fields, blamed):
+    """
+    One reply lists all fields that break a rule, so that a caller need not try one by one.
+    """
+    with pytest.raises(InvalidRequest) as error:
+        decode_image(call(body(**fields)))
+
+    assert [v.field for v in error.value.violations] == blamed
+
+
+def test_unknown_fields_are_ignored():
+    """
+    Only remove_bg is documented as refused.
+    """
+    assert decode_image(call(body(webhook="x"))).generation.prompt == "a red circle"
+
+
+def test_a_job_shows_the_values_that_are_used():
+    """
+    The status reply holds the merged request and the documented words for states.
+    """
+    job = job_pb2.Job(name="jobs/5f0c", state=job_pb2.Job.STATE_RUNNING)
+    job.generation.width_px = 512
+    shown = encode_job(Shown(job, PREFERENCES)).body
+
+    assert shown["status"] == "running"
+    assert shown["parameters"]["width"] == 512
+    assert shown["result_url"] == "http://pictor.test/v1/inference/results/5f0c"
+
+
+def test_the_catalog_lists_limits_and_defaults():
+    """
+    A model's entry has its image and prompt limits, and only the defaults that it has.
+    """
+    model = model_pb2.Model(name="models/a/b")
+    model.limits.max_prompt_chars = 2048
+    model.parameter_defaults.step_count = 30
+
+    assert encode_models([model]).body == {
+        "image": [
+            {
+                "model": "a/b",
+                "min_input_images": 0,
+                "max_input_images": 0,
+                "max_prompt_length": 2048,
+                "parameter_defaults": {"steps": 30},
+            }
+        ]
+    }
+
+
+async def test_a_missing_model_is_422(house):
+    """
+    A request that names no model is refused, before any job is made.
+    """
+    before = len(await house.jobs())
+    async with house.client() as client:
+        reply = await client.post(IMAGE, json={"prompt": "a cat"})
+
+    assert reply.status_code == 422
+    assert reply.json()["detail"] == [
+        {"loc": ["body", "model"], "msg": "model is missing", "type": "missing"}
+    ]
+    assert len(await house.jobs()) == before
+
+
+async def test_an_unknown_model_is_422_on_the_model(house):
+    """
+    A model that does not exist is a wrong value, not one that may be served later.
+    """
+    async with house.client() as client:
+        reply = await client.post(IMAGE, json=body(model="nobody/nothing"))
+
+    assert reply.status_code == 422
+    assert reply.json()["detail"][0]["loc"] == ["body", "model"]
+
+
+async def test_a_known_model_that_is_not_serving_is_503(house):
+    """
+    A good request for a model that nothing serves may be sent again later.
+    """
+    before = len(await house.jobs())
+    async with house.client() as client:
+        reply = await client.post(IMAGE, json=body(model=NOT_SERVED))
+
+    assert reply.status_code == 503
+    assert int(reply.headers["retry-after"]) > 0
+    assert isinstance(reply.json()["detail"], str)
+    assert len(await house.jobs()) == before
+
+
+@pytest.mark.parametrize("header", ["x-api-key", "authorization"])
+async def test_both_documented_headers_carry_the_key(house, header):
+    """
+    The older page sends x-api-key, the newer one a bearer token.
+    """
+    key = house.api_key if header == "x-api-key" else f"Bearer {house.api_key}"
+    async with house.client("") as client:
+        reply = await client.post(IMAGE, json=body(), headers={header: key})
+
+    assert reply.status_code == 200
+
+
+async def test_the_dialects_own_header_wins(house):
+    """
+    Where two keys differ, x-api-key decides.
+    """
+    async with house.client() as client:
+        reply = await client.post(IMAGE, json=body(), headers={"x-api-key": "pk_wrong"})
+
+    assert reply.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"model": NOT_SERVED, "prompt": "a" * 2048}, 503),
+        ({"model": NOT_SERVED, "prompt": "a" * 2049}, 400),
+        ({"model": NOT_SERVED, "input_images_base64": [png_base64()]}, 400),
+        ({"model": EDITS, "input_images_base64": [png_base64()] * 10}, 503),
+        ({"model": EDITS, "input_images_base64": [png_base64()] * 11}, 400),
+        ({"model": EDITS, "input_images_base64": ["not an image"]}, 400),
+        ({"model": EDITS, "input_images_base64": [base64.b64encode(b"GIF89a").decode()]}, 400),
+        ({"model": "nobody/nothing", "input_images_base64": ["not an image"]}, 422),
+        ({"model": NOT_SERVED, "prompt": "a" * 2049, "width": "wide"}, 422),
+        ({"width": 4096}, 422),
+    ],
+)
+async def test_checks_come_in_the_documented_order(house, fields, status):
+    """
+    422 before 400 before 503, and nothing is stored or queued by a request that is refused.
+    """
+    jobs, uploads = len(await house.jobs()), await house.uploads()
+    async with house.client() as client:
+        reply = await client.post(IMAGE, json=body(**fields))
+
+    assert reply.status_code == status, reply.text
+    assert (len(await house.jobs()), await house.uploads()) == (jobs, uploads)
+
+
+async def test_a_wrong_scope_is_403_before_a_wrong_body_is_422(house):
+    """
+    The scope is checked before the body is looked at.
+    """
+    secret, _ = await house.key("accounts:admin")
+    async with house.client(secret) as client:
+        reply = await client.post(IMAGE, json={"remove_bg": False})
+
+    assert reply.status_code == 403
+
+
+async def test_a_job_is_accepted_at_once_and_its_url_waits_for_the_picture(house):
+    """
+    The reply comes while the job still runs; reading result_url then brings the image's bytes.
+    """
+    async with house.client() as client:
+        with house.held():
+            reply = await client.post(IMAGE, json=body(width=96, height=64))
+            accepted = reply.json()
+            running = (await client.get(f"/v1/inference/jobs/{accepted['job_id']}")).json()
+        async with house.client("") as anybody:
+            picture = await anybody.get(accepted["result_url"])
+        done = (await client.get(f"/v1/inference/jobs/{accepted['job_id']}")).json()
+
+    assert reply.status_code == 200
+    assert set(accepted) == {"job_id", "job_type", "result_url"}
+    assert running["status"] in ("queued", "running")
+    assert picture.headers["content-type"] == "image/png"
+    assert picture.content == png((96, 64))
+    assert done["status"] == "succeeded"
+    assert done["parameters"]["steps"] == 25
+
+
+async def test_a_canceled_job_has_no_picture_any_more(house):
+    """
+    The result of a job that ended without one is gone, in the dialect's envelope.
+    """
+    async with house.client() as client:
+        with house.held():
+            job_id = (await client.post(IMAGE, json=body())).json()["job_id"]
+            await client.post(f"/pictor/v1/jobs/{job_id}:cancel")
+            reply = await client.get(f"/v1/inference/results/{job_id}")
+        shown = (await client.get(f"/v1/inference/jobs/{job_id}")).json()
+
+    assert reply.status_code == 410
+    assert shown["status"] == "canceled"
+    assert shown["error"]
+    assert shown["finished_at"]
+
+
+async def test_an_input_image_is_stored_for_the_job(house):
+    """
+    An image in base64, also as a data URL, becomes an asset that the job names.
+    """
+    async with house.client() as client:
+        data_url = f"data:image/png;base64,{png_base64()}"
+        reply = await client.post(IMAGE, json=body(input_images_base64=[data_url]))
+
+    assert reply.status_code == 200, reply.text
+    job = next(j for j in await house.jobs() if j.name.endswith(reply.json()["job_id"]))
+    assert job.generation.input_images[0].asset.startswith("assets/")
+
+
+async def test_another_accounts_job_does_not_exist(house):
+    """
+    A job is shown to its own account only.
+    """
+    secret, _ = await house.key("inference", new_account=True)
+    async with house.client() as client, house.client(secret) as other:
+        job_id = (await client.post(IMAGE, json=body())).json()["job_id"]
+        reply = await other.get(f"/v1/inference/jobs/{job_id}")
+
+    assert reply.status_code == 404
+
+
+async def test_results_of_other_dialects_are_not_opened_by_their_ids(house):
+    """
+    Only a job that came through RemoteGPU has a public result URL.
+    """
+    async with house.client() as client:
+        made = await client.post("/pictor/v1/jobs", json={"generation": body()})
+        job_id = made.json()["name"].removeprefix("jobs/")
+        reply = await client.get(f"/v1/inference/results/{job_id}")
+
+    assert reply.status_code == 404
+
+
+@pytest.mark.parametrize("key", ["", "pk_wrong"])
+async def test_the_catalog_is_public_and_ignores_a_bad_key(house, key):
+    """
+    Both read-only endpoints answer everybody, and list models that nothing serves too.
+    """
+    async with house.client(key) as client:
+        catalog = (await client.get("/v1/inference/models")).json()["image"]
+        runtime = (await client.get("/v1/inference/runtime/models")).json()["image"]
+
+    dev = next(one for one in catalog if one["model"] == NOT_SERVED)
+    assert dev["max_prompt_length"] == 2048
+    assert dev["parameter_defaults"] == {"width": 512, "height": 512, "steps": 30, "guidance": 3.5}
+    states = {one["model"]: one["available"] for one in runtime}
+    assert states[SERVED]
+    assert not states[NOT_SERVED]

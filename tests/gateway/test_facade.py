@@ -1,0 +1,274 @@
+"""A dialect of the tests' own, with everything that the public ones do not use yet."""
+
+import asyncio
+import dataclasses
+
+import httpx_sse
+import pytest
+
+from gateway.dialect import (
+    Answer,
+    Body,
+    CancelJob,
+    Delivery,
+    Dialect,
+    Event,
+    Generate,
+    ListJobs,
+    Order,
+    Reply,
+    ShowJob,
+)
+from gateway.fields import Fields
+from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2
+from tests.gateway.house import SERVED, open_house, png
+
+STATES = job_pb2.Job.State
+
+
+def decode(call):
+    """Read a form or a body; GET may have neither."""
+    if call.body is None:
+        body, form = call.query, True
+    else:
+        body = call.body
+        form = call.route.endswith("/form")
+    fields = Fields(body, form=form)
+    prompt = fields.text("prompt", required=True)
+    delivery = Delivery[(fields.text("delivery") or "wait").upper()]
+    files = fields.files("image")
+    masks = fields.files("mask")
+    fields.check()
+    return Order(
+        generation_pb2.Generation(model=f"models/{SERVED}", prompt=prompt),
+        delivery=delivery,
+        input_images=files,
+        mask=masks[0] if masks else None,
+        contents=True,
+    )
+
+
+def encode(shown):
+    return Answer({"id": shown.job_id, "images": list(shown.contents)})
+
+
+def accept(shown):
+    return Answer({"id": shown.job_id}, 202)
+
+
+def stream(shown, message):
+    if message.HasField("preview"):
+        yield Event({"preview": message.preview.preview_index}, "preview")
+    if shown.contents:
+        yield Event({"images": list(shown.contents)}, "done")
+
+
+def encode_error(failure):
+    return Answer({"oops": failure.error.message, "field": failure.field}, failure.status)
+
+
+def generate(method, path, **options):
+    return Generate(
+        method=method,
+        path=path,
+        decode=decode,
+        encode=encode,
+        accept=accept,
+        stream=stream,
+        label="x",
+        **options,
+    )
+
+
+DIALECT = Dialect(
+    name="test",
+    title="Test",
+    prefixes=["/test"],
+    encode_error=encode_error,
+    operations=[
+        generate("POST", "/test/json"),
+        generate("POST", "/test/form", body=Body.FORM),
+        generate("GET", "/test/json", body=Body.OPTIONAL_JSON),
+        ShowJob(
+            method="GET",
+            path="/test/jobs/{id}",
+            decode=lambda call: call.path["id"],
+            encode=encode,
+            contents=True,
+        ),
+        CancelJob(
+            method="POST",
+            path="/test/jobs/{id}/cancel",
+            decode=lambda call: call.path["id"],
+            encode=lambda shown: Answer({"state": STATES.Name(shown.job.state)}),
+        ),
+        ListJobs(
+            method="GET",
+            path="/test/jobs",
+            decode=lambda _: inference_service_pb2.ListJobsRequest(page_size=5),
+            encode=lambda shown: Answer([one.job_id for one in shown]),
+        ),
+        Reply(method="GET", path="/test/samplers", encode=lambda _: Answer(["Euler"])),
+        Reply(method="GET", path="/test/broken", encode=lambda _: Answer(1 / 0)),
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+async def house(tmp_path_factory):
+    """The gateway with the dialect of this module alone."""
+    folder = tmp_path_factory.mktemp("facade")
+    impatient = dataclasses.replace(
+        DIALECT,
+        name="impatient",
+        prefixes=["/impatient"],
+        wait_seconds=0.2,
+        operations=[generate("POST", "/impatient/json")],
+    )
+    async with open_house(folder, [DIALECT, impatient]) as one:
+        yield one
+
+
+async def state_of(house, job_id):
+    job = await house.inference.stub.GetJob(
+        inference_service_pb2.GetJobRequest(name=f"jobs/{job_id}")
+    )
+    return STATES.Name(job.state)
+
+
+async def test_a_multipart_form_brings_an_image_and_a_mask(house):
+    """
+    Uploads become assets; image and mask together mean inpainting.
+    """
+    async with house.client() as client:
+        reply = await client.post(
+            "/test/form",
+            data={"prompt": "a"},
+            files={"image": ("a", png((64, 64))), "mask": ("b", png((64, 64)))},
+        )
+        job = (await client.get(f"/pictor/v1/jobs/{reply.json()['id']}")).json()
+
+    assert reply.status_code == 200, reply.text
+    assert job["generation"]["operation"] == "OPERATION_INPAINT"
+    assert job["generation"]["mask"].startswith("assets/")
+    assert job["dialect"] == "test/x"
+
+
+@pytest.mark.parametrize("options", [{"json": {"prompt": "a"}}, {"params": {"prompt": "a"}}])
+async def test_get_may_have_a_body_or_a_query(house, options):
+    """
+    Nebula Block documents GET with a body, and proxies drop bodies of GET.
+    """
+    async with house.client() as client:
+        reply = await client.request("GET", "/test/json", **options)
+
+    assert reply.status_code == 200, reply.text
+
+
+async def test_a_job_is_accepted_shown_listed_and_canceled(house):
+    """
+    All views of a job have the same id.
+    """
+    async with house.client() as client:
+        with house.held():
+            made = await client.post("/test/json", json={"prompt": "a", "delivery": "accept"})
+            job_id = made.json()["id"]
+            listed = await client.get("/test/jobs")
+            canceled = await client.post(f"/test/jobs/{job_id}/cancel")
+        shown = await client.get(f"/test/jobs/{job_id}")
+
+    assert made.status_code == 202
+    assert made.headers["x-pictor-job"] == job_id
+    assert job_id in listed.json()
+    assert canceled.json() == {"state": "STATE_CANCELED"}
+    assert shown.json() == {"id": job_id, "images": []}
+
+
+async def test_previews_and_the_picture_are_streamed(house):
+    """
+    Each message of the watch is what the dialect makes of it; the job is in the headers at once.
+    """
+    house.executor.previews = 2
+    try:
+        async with (
+            house.client() as client,
+            httpx_sse.aconnect_sse(
+                client, "POST", "/test/json", json={"prompt": "a", "delivery": "stream"}
+            ) as source,
+        ):
+            job_id = source.response.headers["x-pictor-job"]
+            received = [event async for event in source.aiter_sse()]
+    finally:
+        house.executor.previews = 0
+
+    assert received[-1].event == "done"
+    assert "preview" in {event.event for event in received}
+    assert await state_of(house, job_id) == "STATE_SUCCEEDED"
+
+
+@pytest.mark.parametrize("delivery", ["wait", "stream"])
+async def test_a_caller_who_leaves_cancels_its_job(house, delivery):
+    """
+    Nobody pays a device for a picture that nobody waits for.
+    """
+    with house.held():
+        async with house.client() as client:
+            body = {"prompt": "a", "delivery": delivery}
+            leaving = asyncio.create_task(client.post("/test/json", json=body))
+            await asyncio.wait_for(house.executor.started.wait(), 5)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            job = (await house.jobs())[0]
+            for _ in range(50):
+                state = await state_of(house, job.name.removeprefix("jobs/"))
+                if state == "STATE_CANCELED":
+                    break
+                await asyncio.sleep(0.1)
+
+    assert state == "STATE_CANCELED"
+
+
+async def test_whoever_waits_too_long_is_told_the_job(house):
+    """
+    The job goes on; its id is in the header of the 504.
+    """
+    with house.held():
+        async with house.client() as client:
+            reply = await client.post("/impatient/json", json={"prompt": "a"})
+            job_id = reply.headers["x-pictor-job"]
+            state = await state_of(house, job_id)
+
+    assert reply.status_code == 504
+    assert job_id in reply.json()["oops"]
+    assert state in ("STATE_QUEUED", "STATE_RUNNING")
+
+
+async def test_an_answer_from_the_call_alone_needs_no_service(house):
+    """
+    Lists that never change are one line of a dialect.
+    """
+    async with house.client() as client:
+        assert (await client.get("/test/samplers")).json() == ["Euler"]
+
+
+async def test_a_defect_is_answered_without_its_details(house):
+    """
+    The caller gets the request id, and the logs the traceback.
+    """
+    async with house.client() as client:
+        reply = await client.get("/test/broken", headers={"x-request-id": "my-request-1"})
+
+    assert reply.status_code == 500
+    assert reply.json()["oops"] == "internal error; the logs know it as request my-request-1"
+    assert reply.headers["x-request-id"] == "my-request-1"
+
+
+async def test_unknown_paths_outside_of_all_prefixes_have_a_plain_answer(house):
+    """
+    Nobody's 404 is nobody's envelope.
+    """
+    async with house.client() as client:
+        reply = await client.get("/nowhere")
+
+    assert reply.status_code == 404
+    assert reply.json()["error"]["code"] == 404

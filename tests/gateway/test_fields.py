@@ -1,0 +1,65 @@
+import pytest
+
+from gateway.fields import Fields
+from gateway.images import Upload
+from services.rpc.errors import InvalidRequest
+
+
+def test_a_forms_texts_are_read_as_what_they_mean():
+    """
+    In a form every value is a text: numbers and switches are read from it, empty means absent.
+    """
+    form = {"n": ["2"], "scale": ["3.5"], "stream": ["true"], "seed": [""], "model": ["a/b"]}
+    fields = Fields(form, form=True)
+
+    assert fields.integer("n", least=1, most=10) == 2
+    assert fields.number("scale", least=0, most=9) == 3.5
+    assert fields.switch("stream") is True
+    assert fields.integer("seed", least=0, most=9) is None
+    assert fields.text("model", required=True) == "a/b"
+    fields.check()
+
+
+def test_files_come_from_forms_and_from_json():
+    """
+    Uploads, one text and a list of texts are all images.
+    """
+    assert Fields({"image": [Upload(b"a")]}, form=True).files("image")[0].source == b"a"
+    assert [f.field for f in Fields({"image": ["a", "b"]}).files("image")] == ["image.0", "image.1"]
+    assert Fields({"image": "a"}).files("image")[0].field == "image"
+
+
+@pytest.mark.parametrize("body", [None, [], "a", 3])
+def test_a_body_must_be_an_object(body):
+    """
+    Anything else is refused with what it is.
+    """
+    with pytest.raises(InvalidRequest, match="must be a JSON object"):
+        Fields(body)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e400, True, "3", [], {}])
+def test_only_finite_numbers_are_numbers(value):
+    """
+    JSON's numbers, and nothing that looks like one.
+    """
+    fields = Fields({"steps": value})
+
+    assert fields.number("steps", least=0, most=9) is None
+    with pytest.raises(InvalidRequest, match="steps"):
+        fields.check()
+
+
+def test_an_error_names_value_and_rule():
+    """
+    The sentence is enough to repair the request.
+    """
+    fields = Fields({"steps": 0, "quality": "best"})
+    fields.integer("steps", least=1, most=150)
+    fields.choice("quality", ["low", "high"])
+
+    with pytest.raises(InvalidRequest) as error:
+        fields.check()
+    assert error.value.message == (
+        "steps 0 is outside 1 to 150; quality 'best' is not one of low, high"
+    )
