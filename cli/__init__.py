@@ -1,0 +1,1 @@
+"""The `pictor` command: a gRPC client of the suite like any other."""

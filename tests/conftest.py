@@ -7,6 +7,7 @@ suite's event loop is not the tests'.
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -47,6 +48,14 @@ class RunningSuite:
     @property
     def url(self) -> str:
         return self.settings.base_url
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a process finds in its environment to reach this suite."""
+        return {
+            field.metadata["variable"]: str(getattr(self.settings, field.name))
+            for field in dataclasses.fields(self.settings)
+        }
 
     @contextlib.asynccontextmanager
     async def channel(self, part: str, key: str | None = None) -> AsyncIterator[grpc.aio.Channel]:

@@ -1,0 +1,112 @@
+"""
+How a command reaches the suite, and how it ends: settings, key, channels, errors as one line.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+import grpc
+
+from services.rpc.channels import open_channel
+from services.rpc.errors import SuiteError
+from services.rpc.process import ProcessSettings
+from services.rpc.settings import setting
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 5.0
+KEY_FILE = "api-key"
+ANYBODY = "anybody"
+# What a shell says of a program that SIGINT ended.
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class CliSettings(ProcessSettings):
+    """What the `pictor` command reads."""
+
+    api_key: str = setting(
+        "PICTOR_API_KEY",
+        "",
+        str,
+        "API key that the pictor command uses; empty: the file api-key in PICTOR_DATA_DIR.",
+    )
+
+
+class Failure(click.ClickException):
+    """Ends the command with exit status 1 and one line on standard error."""
+
+    def show(self, file: Any = None) -> None:
+        """Print the line."""
+        click.echo(f"error: {' '.join(self.format_message().split())}", file=file, err=True)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """
+    Run a command's work to its end.
+
+    Raises:
+        Failure: With the server's own sentence, if it refuses.
+    """
+    try:
+        return asyncio.run(work)
+    except SuiteError as error:
+        raise Failure(error.message) from None
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    settings: CliSettings, part: str, *, public: bool = False
+) -> AsyncIterator[grpc.aio.Channel]:
+    """
+    Open a channel to ``accounts``, ``catalog``, ``inference`` or ``storage``, signed with the key.
+
+    Args:
+        settings: Where the suite is.
+        part: The service.
+        public: Its methods ask for no key.
+
+    Raises:
+        Failure: If nothing listens there, or there is no key.
+    """
+    address: str = getattr(settings, f"{part}_address")
+    await _knock(address, f"PICTOR_{part.upper()}_ADDRESS")
+    async with open_channel(address, ANYBODY if public else api_key(settings)) as channel:
+        yield channel
+
+
+def api_key(settings: CliSettings) -> str:
+    """
+    Return the key: from the settings, or from the file that the first start of the suite writes.
+
+    Raises:
+        Failure: If there is none.
+    """
+    file = settings.data_dir / KEY_FILE
+    try:
+        return settings.api_key.strip() or file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a key"
+        raise Failure(
+            f"no API key: PICTOR_API_KEY is not set, and {file} cannot be read ({reason}); set"
+            " PICTOR_API_KEY, or PICTOR_DATA_DIR to the suite's data folder"
+        ) from None
+
+
+async def _knock(address: str, variable: str) -> None:
+    """Insist that somebody listens: gRPC's own message names neither setting nor remedy."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, TimeoutError):
+        raise Failure(
+            f"nothing listens on {address}; start the suite with 'make serve', or set {variable}"
+        ) from None
+    writer.close()

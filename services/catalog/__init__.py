@@ -1,0 +1,1 @@
+"""The catalog service: which models there are, and which of them are being served."""

@@ -1,0 +1,101 @@
+"""Runs the catalog service: python -m services.catalog."""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
+from services.catalog.catalog import Catalog
+from services.catalog.models import PACKAGED, read_models
+from services.catalog.rules import PREFIX, CatalogError
+from services.catalog.servicer import CatalogServicer
+from services.catalog.serving import Serving
+from services.rpc import logs
+from services.rpc.authentication import AccountsAuthenticator
+from services.rpc.channels import open_channel
+from services.rpc.errors import NotFound
+from services.rpc.principals import service_token
+from services.rpc.process import ProcessSettings
+from services.rpc.server import Served, run_until_stopped, running_server
+from services.rpc.settings import SettingError, read, setting
+
+
+def _file(text: str) -> pathlib.Path:
+    return pathlib.Path(text).expanduser().absolute() if text else PACKAGED
+
+
+@dataclass(frozen=True)
+class Settings(ProcessSettings):
+    """What the catalog service reads."""
+
+    catalog_file: pathlib.Path = setting(
+        "PICTOR_CATALOG_FILE",
+        "",
+        _file,
+        "File of the models; empty: the one that comes with Pictor.",
+    )
+    stand_in: str = setting(
+        "PICTOR_STAND_IN",
+        "",
+        str,
+        "Id of the model that draws for those without weights; empty: they are not served.",
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[str]:
+    """
+    Serve the catalog within the block, and yield the address that was bound.
+
+    Raises:
+        SettingError: If the catalog's file breaks a rule, or the stand-in is none of its models.
+        OSError: If the address is taken.
+    """
+    catalog = await asyncio.to_thread(_catalog, settings)
+    serving = Serving(catalog, _stand_in(catalog, settings), asyncio.get_running_loop().time)
+    served = Served(
+        catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"],
+        catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server,
+        CatalogServicer(catalog, serving),
+    )
+    token = await asyncio.to_thread(service_token, settings.data_dir)
+    async with (
+        open_channel(settings.accounts_address, token) as accounts,
+        running_server(
+            settings.catalog_address, [served], AccountsAuthenticator(accounts), token
+        ) as bound,
+    ):
+        try:
+            yield bound
+        finally:
+            serving.close()
+
+
+def _catalog(settings: Settings) -> Catalog:
+    try:
+        return Catalog(read_models(settings.catalog_file))
+    except CatalogError as error:
+        raise SettingError(f"PICTOR_CATALOG_FILE: {error}") from None
+
+
+def _stand_in(catalog: Catalog, settings: Settings) -> str:
+    if not settings.stand_in:
+        return ""
+    try:
+        return catalog.get(PREFIX + settings.stand_in.removeprefix(PREFIX)).name
+    except NotFound as error:
+        raise SettingError(f"PICTOR_STAND_IN={settings.stand_in!r}: {error.message}") from None
+
+
+def main() -> None:
+    """Run until SIGINT or SIGTERM."""
+    settings = read(Settings, os.environ)
+    logs.configure(settings.log_level, settings.log_form)
+    asyncio.run(run_until_stopped(running(settings)))
+
+
+if __name__ == "__main__":
+    main()
