@@ -14,6 +14,7 @@ from pictor.worker.v1 import worker_pb2
 from services.inference.executor import DeviceLost, Executor
 from services.inference.hub import Hub
 from services.inference.jobs import Jobs
+from services.inference.stand_in import adapt
 from services.inference.store import JobStore
 from services.rpc.errors import DeadlineExceeded, Internal, SuiteError, from_status
 
@@ -147,10 +148,11 @@ class Dispatcher:
     async def _assignment(self, job: job_pb2.Job) -> worker_pb2.Assignment:
         name = job.served_by or job.generation.model
         model = await self._catalog.GetModel(catalog_service_pb2.GetModelRequest(name=name))
+        generation = adapt(job.generation, model)[0] if job.served_by else job.generation
         return worker_pb2.Assignment(
             job=job.name,
             attempt=job.attempt_count,
             account=job.account,
-            generation=job.generation,
+            generation=generation,
             model=model,
         )

@@ -147,7 +147,10 @@ class Jobs:
         done = _changed(job, job_pb2.Job.STATE_SUCCEEDED)
         done.result.CopyFrom(result.job_result)
         done.receipt.extend(result.receipt)
-        done.progress.step = done.progress.step_count = job.generation.step_count
+        done.progress.step_count = job.generation.step_count
+        if newest := self._hub.progress(job.name):
+            done.progress.CopyFrom(newest)
+        done.progress.step = done.progress.step_count
         done.finish_time.CopyFrom(_now())
         await self._write(done)
 

@@ -21,6 +21,7 @@ from pictor.inference.v1.job_pb2 import Job
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.inference.admission import admit, check_limits, model_id
 from services.inference.jobs import Jobs
+from services.inference.stand_in import adapt
 from services.inference.watching import Watching
 from services.paging import page_size
 from services.rpc.errors import Unavailable, invalid
@@ -65,6 +66,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         generation, notes = admit(asked, model, size)
         receipt = [*request.receipt, *notes]
         status = await self._serving(model)
+        if status.served_by != model.name:
+            receipt += adapt(generation, await self._model(status.served_by))[1]
         if request.validate_only:
             return Job(generation=generation, receipt=receipt)
         return await self._jobs.create(

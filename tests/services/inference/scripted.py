@@ -37,6 +37,7 @@ class ScriptedExecutor:
     Runs what it is told.
 
     Attributes:
+        up: Attempts start while it is set, as it is at first.
         gate: Attempts wait here before they end.
         outcomes: How the next attempts end: a Report, or an exception to raise. Then: a result.
         assignments: What it was given.
@@ -44,14 +45,18 @@ class ScriptedExecutor:
     """
 
     slot_count: int = 1
+    up: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: list[worker_pb2.Report | Exception] = field(default_factory=list)
     assignments: list[worker_pb2.Assignment] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     steps: int = 3
 
+    def __post_init__(self) -> None:
+        self.up.set()
+
     async def ready(self) -> None:
-        pass
+        await self.up.wait()
 
     async def run(self, assignment: worker_pb2.Assignment) -> AsyncIterator[worker_pb2.Report]:
         self.assignments.append(assignment)

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import io
+import pathlib
 
 import pytest
 from PIL import Image
@@ -20,13 +21,15 @@ from services.rpc.errors import (
     from_status,
     to_status,
 )
-from services.rpc.principals import acting_for
+from services.rpc.principals import acting_for, service_token
 from tests.services.inference.scripted import (
     ALICE,
     BOB,
     ScriptedExecutor,
     inference_in,
     lost,
+    neighbours,
+    serve_model,
 )
 
 Job = job_pb2.Job
@@ -86,9 +89,11 @@ async def test_a_watcher_sees_the_job_then_every_change_then_the_end(service):
     """
     The first message has the whole job, revisions have no gap, and the last message is terminal.
     """
+    service.executor.up.clear()
     job = await service.create()
     watch = service.watch(job.name)
     messages = [await anext(aiter(watch))]
+    service.executor.up.set()
     await service.in_state(job.name, Job.STATE_RUNNING)
     service.executor.gate.set()
     messages += [message async for message in watch]
@@ -114,7 +119,7 @@ async def test_a_watcher_sees_the_steps(service):
 
     assert seen
     assert seen == sorted(seen)
-    assert message.progress.step == job.generation.step_count
+    assert message.progress.step == message.progress.step_count == service.executor.steps
 
 
 async def test_a_watcher_that_lost_its_connection_misses_nothing(service):
@@ -447,6 +452,34 @@ async def upload(service, account, size):
         stub = storage_service_pb2_grpc.StorageServiceStub(channel)
         with acting_for(account):
             return (await stub.CreateAsset(messages())).name
+
+
+async def test_a_stand_in_draws_the_nearest_thing_that_it_can(environ):
+    """
+    A model without weights is answered for, within what the stand-in can do, and the job says so.
+    """
+    async with neighbours(environ["PICTOR_DATA_DIR"], PICTOR_STAND_IN="pictor/shapes") as standing:
+        token = service_token(pathlib.Path(environ["PICTOR_DATA_DIR"]))
+        await serve_model(standing["PICTOR_CATALOG_ADDRESS"], token, "pictor/shapes")
+        executor = ScriptedExecutor()
+        executor.gate.set()
+        async with inference_in(standing, executor) as service:
+            images = [
+                generation_pb2.InputImage(asset=await upload(service, ALICE, (256, 256)))
+                for _ in range(2)
+            ]
+            job = await service.create(model="black-forest-labs/FLUX.2-dev", input_images=images)
+            await service.ended(job.name)
+
+    drawn = executor.assignments[0]
+    assert job.served_by == drawn.model.name == "models/pictor/shapes"
+    assert job.generation.model == "models/black-forest-labs/FLUX.2-dev"
+    assert (drawn.generation.width_px, drawn.generation.step_count) == (512, 30)
+    assert drawn.generation.operation == model_pb2.OPERATION_IMAGE_TO_IMAGE
+    assert len(drawn.generation.input_images) == 1
+    notes = {note.parameter: note.used for note in job.receipt}
+    assert notes["operation"] == "image-to-image"
+    assert notes["input_images"] == "the first 1"
 
 
 async def test_a_hundred_watchers_of_one_job_all_see_its_end(service):
