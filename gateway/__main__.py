@@ -19,11 +19,9 @@ from gateway.app import build_app
 from gateway.dialect import Dialect, Preferences
 from gateway.routes import discover
 from gateway.suite import open_suite
-from services.rpc import logs
 from services.rpc.principals import service_token
-from services.rpc.process import ProcessSettings
-from services.rpc.server import run_until_stopped
-from services.rpc.settings import read, setting, switch
+from services.rpc.process import ProcessSettings, run_process
+from services.rpc.settings import setting, switch
 
 BACKLOG = 512
 # Answers that take longer are cut off; their jobs go on.
@@ -88,10 +86,8 @@ async def running(
 
 
 def main() -> None:
-    """Run the gateway until SIGINT or SIGTERM."""
-    settings = read(Settings, os.environ)
-    logs.configure(settings.log_level, settings.log_form)
-    asyncio.run(run_until_stopped(running(settings)))
+    """Run until SIGINT or SIGTERM."""
+    run_process(Settings, running, os.environ)
 
 
 class _Server(uvicorn.Server):

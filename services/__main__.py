@@ -6,13 +6,11 @@ process is a child. Each part reads its settings from the environment, in which 
 addresses that the parts before it have bound.
 """
 
-import asyncio
 import contextlib
 import os
 import pathlib
 import shlex
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -22,12 +20,10 @@ from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from services.accounts import __main__ as accounts
 from services.catalog import __main__ as catalog
 from services.inference import __main__ as inference
-from services.rpc import logs
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
-from services.rpc.process import ProcessSettings
-from services.rpc.server import run_until_stopped
-from services.rpc.settings import SettingError, read
+from services.rpc.process import ProcessSettings, run_process
+from services.rpc.settings import read
 from services.storage import __main__ as storage
 
 PROMPT = "a red circle on a white background"
@@ -132,12 +128,7 @@ async def announce(suite: Suite) -> None:
 
 def main() -> None:
     """Run until SIGINT or SIGTERM."""
-    try:
-        settings = read(ProcessSettings, os.environ)
-        logs.configure(settings.log_level, settings.log_form)
-        asyncio.run(run_until_stopped(running(os.environ), announce))
-    except (SettingError, OSError) as error:
-        sys.exit(f"pictor: {error}")
+    run_process(ProcessSettings, lambda _: running(os.environ), os.environ, announce)
 
 
 def _definite(address: str) -> str:

@@ -45,6 +45,7 @@ def test_every_setting_is_documented(cls):
         ("PICTOR_HTTP_ADDRESS", "127.0.0.1:70000", "from 0 to 65535"),
         ("PICTOR_PUBLIC_URL", "pictor.example.com", "must be an absolute URL"),
         ("PICTOR_LOG_LEVEL", "loud", "must be one of debug, info, warning, error"),
+        ("PICTOR_JOB_ATTEMPTS", "0", "a whole number from 1"),
         ("PICTOR_JOB_TIME_LIMIT", "-1", "above 0"),
         ("PICTOR_JOB_TIME_LIMIT", "nan", "above 0"),
     ],

@@ -10,11 +10,10 @@ from pictor.accounts.v1 import accounts_service_pb2, accounts_service_pb2_grpc
 from services.accounts.accounts import Accounts
 from services.accounts.servicer import AccountsServicer, OwnAuthenticator
 from services.accounts.store import open_store
-from services.rpc.logs import configure
 from services.rpc.principals import service_token
-from services.rpc.process import ProcessSettings
-from services.rpc.server import Served, run_until_stopped, running_server
-from services.rpc.settings import read, setting
+from services.rpc.process import ProcessSettings, run_process
+from services.rpc.server import Served, running_server
+from services.rpc.settings import setting
 
 SERVICE = accounts_service_pb2.DESCRIPTOR.services_by_name["AccountsService"]
 
@@ -67,9 +66,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
 
 def main() -> None:
     """Run until SIGINT or SIGTERM."""
-    settings = read(Settings, os.environ)
-    configure(settings.log_level, settings.log_form)
-    asyncio.run(run_until_stopped(running(settings)))
+    run_process(Settings, running, os.environ)
 
 
 if __name__ == "__main__":

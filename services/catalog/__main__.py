@@ -13,14 +13,13 @@ from services.catalog.models import PACKAGED, read_models
 from services.catalog.rules import PREFIX, CatalogError
 from services.catalog.servicer import CatalogServicer
 from services.catalog.serving import Serving
-from services.rpc import logs
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.errors import NotFound
 from services.rpc.principals import service_token
-from services.rpc.process import ProcessSettings
-from services.rpc.server import Served, run_until_stopped, running_server
-from services.rpc.settings import SettingError, read, setting
+from services.rpc.process import ProcessSettings, run_process
+from services.rpc.server import Served, running_server
+from services.rpc.settings import SettingError, setting
 
 
 def _file(text: str) -> pathlib.Path:
@@ -92,9 +91,7 @@ def _stand_in(catalog: Catalog, settings: Settings) -> str:
 
 def main() -> None:
     """Run until SIGINT or SIGTERM."""
-    settings = read(Settings, os.environ)
-    logs.configure(settings.log_level, settings.log_form)
-    asyncio.run(run_until_stopped(running(settings)))
+    run_process(Settings, running, os.environ)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The inference service as a process: ``python -m services.inference``."""
 
-import asyncio
 import contextlib
 import dataclasses
 import os
@@ -17,13 +16,12 @@ from services.inference.jobs import Jobs
 from services.inference.servicer import InferenceServicer
 from services.inference.store import JobStore
 from services.inference.watching import Watching
-from services.rpc import logs
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
-from services.rpc.process import ProcessSettings
-from services.rpc.server import Served, run_until_stopped, running_server
-from services.rpc.settings import read, seconds, setting
+from services.rpc.process import ProcessSettings, run_process
+from services.rpc.server import Served, running_server
+from services.rpc.settings import seconds, setting
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,10 @@ class Settings(ProcessSettings):
         "PICTOR_EXECUTOR", "local", str, "Where jobs run: a file's name in executors/."
     )
     max_attempts: int = setting(
-        "PICTOR_JOB_ATTEMPTS", "2", int, "How often a job is started before a lost device fails it."
+        "PICTOR_JOB_ATTEMPTS",
+        "2",
+        count,
+        "How often a job is started before a lost device fails it.",
     )
     time_limit_seconds: float = setting(
         "PICTOR_JOB_TIME_LIMIT",
@@ -127,9 +128,7 @@ def _device_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str,
 
 def main() -> None:
     """Run until SIGINT or SIGTERM."""
-    settings = read(Settings, os.environ)
-    logs.configure(settings.log_level, settings.log_form)
-    asyncio.run(run_until_stopped(running(settings, os.environ)))
+    run_process(Settings, lambda settings: running(settings, os.environ), os.environ)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,20 @@
-"""The settings that every process of the suite reads."""
+"""What every process of the suite does: read its settings, run, and stop when it is told to."""
 
+import asyncio
+import contextlib
 import pathlib
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from services.rpc.settings import address, choice, directory, setting, url
+import structlog
+
+from services.rpc import logs
+from services.rpc.settings import SettingError, address, choice, directory, read, setting, url
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -65,3 +76,48 @@ class ProcessSettings:
     def base_url(self) -> str:
         """The URL under which clients reach the gateway, without a slash at its end."""
         return self.public_url or f"http://{self.http_address}"
+
+
+S = TypeVar("S", bound=ProcessSettings)
+
+
+def run_process(
+    cls: type[S],
+    running: Callable[[S], contextlib.AbstractAsyncContextManager[Any]],
+    environ: Mapping[str, str],
+    announce: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+) -> None:
+    """
+    Read the settings, set up the logs, and run until SIGINT or SIGTERM.
+
+    A setting or an address that is wrong ends the process with one line, and status 1.
+
+    Args:
+        cls: The process's settings.
+        running: Runs the process within a block.
+        environ: The environment.
+        announce: Called with what *running* yields.
+    """
+    try:
+        settings = read(cls, environ)
+        logs.configure(settings.log_level, settings.log_form)
+        asyncio.run(run_until_stopped(running(settings), announce))
+    except (SettingError, OSError) as error:
+        sys.exit(f"pictor: {error}")
+
+
+async def run_until_stopped(
+    running: contextlib.AbstractAsyncContextManager[Any],
+    announce: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+) -> None:
+    """Enter *running*, call *announce* with what it yields, and leave on SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with running as value, asyncio.TaskGroup() as tasks:
+        announcing = tasks.create_task(announce(value)) if announce else None
+        await stop.wait()
+        log.info("process.stopping")
+        if announcing:
+            announcing.cancel()

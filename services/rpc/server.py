@@ -1,12 +1,10 @@
 """
 A gRPC server as every process of the suite runs one: interceptors, health checking, reflection, an
-address whose port may be 0, and an orderly stop.
+address whose port may be 0, and a stop that lets running calls end.
 """
 
-import asyncio
 import contextlib
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,21 +85,3 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: is it taken by another process?") from error
     return f"{host}:{port}"
-
-
-async def run_until_stopped(
-    running: contextlib.AbstractAsyncContextManager[Any],
-    announce: Callable[[Any], Awaitable[None]] | None = None,
-) -> None:
-    """
-    Enter *running*, call *announce* with what it yields, and leave on SIGINT or SIGTERM.
-    """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    async with running as value:
-        if announce:
-            await announce(value)
-        await stop.wait()
-        log.info("server.stopping")

@@ -105,6 +105,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise ValueError("must be a whole number from 1 to 1000000")
+    return int(text)
+
+
 def switch(text: str) -> bool:
     """Parse true or false."""
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

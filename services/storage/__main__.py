@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
-from services.rpc.logs import configure
 from services.rpc.principals import service_token
-from services.rpc.process import ProcessSettings
-from services.rpc.server import Served, run_until_stopped, running_server
-from services.rpc.settings import SettingError, read, setting
+from services.rpc.process import ProcessSettings, run_process
+from services.rpc.server import Served, running_server
+from services.rpc.settings import SettingError, setting
 from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
@@ -107,9 +106,7 @@ async def _sweeping(assets: Assets) -> AsyncIterator[None]:
 
 def main() -> None:
     """Run until SIGINT or SIGTERM."""
-    settings = read(Settings, os.environ)
-    configure(settings.log_level, settings.log_form)
-    asyncio.run(run_until_stopped(running(settings)))
+    run_process(Settings, running, os.environ)
 
 
 if __name__ == "__main__":
