@@ -21,7 +21,7 @@ from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
 from services.rpc.server import Served, running_server
-from services.rpc.settings import seconds, setting
+from services.rpc.settings import count, seconds, setting
 
 
 @dataclass(frozen=True)
