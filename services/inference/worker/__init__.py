@@ -1,0 +1,1 @@
+"""The device process: draws, one denoising step at a time. The only place that imports torch."""

@@ -1,0 +1,219 @@
+"""
+The device process: ``python -m services.inference.worker``.
+
+It prints one line of JSON on standard output as soon as it can be called, before torch is imported:
+
+    {"address": "127.0.0.1:41231", "replica_id": "worker-5f0c9d1e7a3b"}
+
+and ends when its standard input does, so that it does not outlive the process that started it.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import re
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from dataclasses import dataclass
+
+from pictor.catalog.v1 import catalog_service_pb2_grpc
+from pictor.storage.v1 import storage_service_pb2_grpc
+from pictor.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
+from services.inference.worker.attempts import Attempts
+from services.inference.worker.device import Device
+from services.inference.worker.replica import Replica
+from services.inference.worker.servicer import WorkerServicer
+from services.rpc import logs
+from services.rpc.authentication import AccountsAuthenticator
+from services.rpc.channels import open_channel
+from services.rpc.principals import service_token
+from services.rpc.process import ProcessSettings, run_until_stopped
+from services.rpc.server import Served, running_server
+from services.rpc.settings import address, read, setting, switch
+
+MODELS = pathlib.Path(__file__).parents[3] / "models"
+# The libraries read these when they are imported: weights come from this machine, nothing is
+# asked of a hub, nothing is told to anybody, and no checkpoint brings code.
+OFFLINE: Mapping[str, str] = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "DIFFUSERS_DISABLE_CUSTOM_CODE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DISABLE_TELEMETRY": "YES",
+    "DO_NOT_TRACK": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+}
+
+
+def device(text: str) -> str:
+    """Parse a device's name."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise ValueError("must be auto, cpu, mps, cuda or cuda:N")
+    return text
+
+
+def folders(text: str) -> tuple[pathlib.Path, ...]:
+    """Parse folders separated as in PATH."""
+    parts = [part for part in text.split(os.pathsep) if part]
+    return tuple(pathlib.Path(part).expanduser().absolute() for part in parts)
+
+
+@dataclass(frozen=True)
+class WorkerSettings(ProcessSettings):
+    """
+    What a device process reads.
+
+    Raises:
+        SettingError: From ``settings.read``, if a value breaks its rule.
+    """
+
+    worker_address: str = setting(
+        "PICTOR_WORKER_ADDRESS",
+        "127.0.0.1:0",
+        address,
+        "Where the device process listens; port 0 for any.",
+    )
+    device: str = setting(
+        "PICTOR_DEVICE",
+        "auto",
+        device,
+        "Device to draw on: auto, cpu, mps, cuda or cuda:N.",
+    )
+    model_folders: tuple[pathlib.Path, ...] = setting(
+        "PICTOR_MODEL_FOLDERS",
+        str(MODELS),
+        folders,
+        "Folders of weights, separated as in PATH, searched in order.",
+    )
+    keep: bool = setting(
+        "PICTOR_WORKER_KEEP",
+        "false",
+        switch,
+        "Whether the device process goes on when its standard input ends.",
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(settings: WorkerSettings, replica_id: str = "") -> AsyncIterator[str]:
+    """
+    Run a device process within the block, and yield the address that was bound.
+
+    Args:
+        settings: As read from the environment.
+        replica_id: Names the process to the catalog; empty for a random name.
+
+    Raises:
+        OSError: If the address is taken.
+    """
+    token = service_token(settings.data_dir)
+    torch_thread = Device(lambda: _new_engine(settings), settings.device)
+    async with contextlib.AsyncExitStack() as stack:
+        accounts, catalog, storage = [
+            await stack.enter_async_context(open_channel(where, token))
+            for where in (
+                settings.accounts_address,
+                settings.catalog_address,
+                settings.storage_address,
+            )
+        ]
+        attempts = Attempts(torch_thread, storage_service_pb2_grpc.StorageServiceStub(storage))
+        served = Served(
+            worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"],
+            worker_service_pb2_grpc.add_WorkerServiceServicer_to_server,
+            WorkerServicer(attempts),
+        )
+        stack.callback(torch_thread.close)
+        server = running_server(
+            settings.worker_address, [served], AccountsAuthenticator(accounts), token
+        )
+        bound = await stack.enter_async_context(server)
+        # Before the server waits for the calls that are being answered.
+        stack.callback(attempts.stop)
+        replica = Replica(
+            catalog_service_pb2_grpc.CatalogServiceStub(catalog),
+            torch_thread,
+            replica_id or new_replica_id(),
+            settings.model_folders,
+        )
+        await stack.enter_async_context(_in_background(replica))
+        # In the loop's next round: after whoever entered has told the address.
+        asyncio.get_running_loop().call_soon(torch_thread.start)
+        yield bound
+
+
+def new_replica_id() -> str:
+    """Make a name for this process."""
+    return f"worker-{uuid.uuid4().hex[:12]}"
+
+
+def announce(bound: str, replica_id: str) -> None:
+    """
+    Print where this process is called, and nothing else ever again.
+
+    Standard output becomes standard error: whatever a library prints would fill a pipe that nobody
+    reads any more.
+    """
+    sys.stdout.write(json.dumps({"address": bound, "replica_id": replica_id}) + "\n")
+    sys.stdout.flush()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
+def main() -> None:
+    """Run a device process until it is stopped or its standard input ends."""
+    settings = read(WorkerSettings, os.environ)
+    go_offline(os.environ)
+    logs.configure(settings.log_level, settings.log_form)
+    if not settings.keep:
+        threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+    asyncio.run(_run(settings))
+    # The device's thread may be reading weights for minutes yet, and nobody waits for them.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def go_offline(environ: MutableMapping[str, str]) -> None:
+    """Keep the libraries off the network; must come before their import."""
+    environ.update(OFFLINE)
+
+
+async def _run(settings: WorkerSettings) -> None:
+    replica_id = new_replica_id()
+
+    async def tell(bound: str) -> None:
+        announce(bound, replica_id)
+
+    await run_until_stopped(running(settings, replica_id), tell)
+
+
+@contextlib.asynccontextmanager
+async def _in_background(replica: Replica) -> AsyncIterator[None]:
+    task = asyncio.create_task(replica.keep_reported())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _new_engine(settings: WorkerSettings):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    engine = importlib.import_module("services.inference.worker.engine")
+    return engine.Engine(settings.device, settings.model_folders)
+
+
+def _stop_at_end_of_input() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

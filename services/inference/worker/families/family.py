@@ -1,0 +1,66 @@
+"""What a model family is: one record in a file of its own, found by discovery over this folder."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from pictor.catalog.v1.model_pb2 import Operation
+from pictor.inference.v1 import generation_pb2
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """
+    What one pipeline call draws on.
+
+    Attributes:
+        generation: What to draw, with defaults merged.
+        operation: Says what is drawn from what; a key of the family's pipelines.
+        width_px: A multiple of the family's size_multiple_px.
+        height_px: Likewise.
+        image: The picture to start from, RGB, of the canvas's size; None where nothing was given.
+        mask: One channel of the canvas's size, 255 is repainted; None where nothing was given.
+        references: The pictures that the prompt speaks of, RGB, each of its own size.
+    """
+
+    generation: generation_pb2.Generation
+    operation: Operation.ValueType
+    width_px: int
+    height_px: int
+    image: Image.Image | None = None
+    mask: Image.Image | None = None
+    references: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    Models that are drawn with in the same way, whatever their weights.
+
+    Attributes:
+        name: As Model.family has it.
+        pipelines: The diffusers class that does each operation. The families that lack an
+            operation lack its key.
+        size_multiple_px: Divides both sides of every canvas.
+        arguments: Makes the pipeline call's keyword arguments, without generator, output type and
+            callback, which are the same for all families.
+        uses: The optional fields of Generation that change the picture; the others are reported
+            as ignored.
+        dtype: The torch dtype of the weights on a device other than the CPU, where it is float32.
+        left_out: Components that are not loaded, e.g. a safety checker.
+        options: Further arguments of the pipelines' constructors.
+        rough_picture: Makes pictures (n, 3, height, width) in -1 to 1 from a pipeline and its
+            latents, for previews. None: the family has no previews.
+    """
+
+    name: str
+    pipelines: Mapping[Operation.ValueType, str]
+    size_multiple_px: int
+    arguments: Callable[[Canvas], dict[str, Any]]
+    uses: frozenset[str] = frozenset()
+    dtype: str = "bfloat16"
+    left_out: tuple[str, ...] = ()
+    options: Mapping[str, Any] | None = None
+    rough_picture: Callable[[Any, Any], Any] | None = None

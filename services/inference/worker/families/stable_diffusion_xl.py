@@ -1,0 +1,22 @@
+"""Stable Diffusion XL: the calls of Stable Diffusion, with two text encoders behind them."""
+
+from pictor.catalog.v1 import model_pb2
+from services.inference.worker.families.family import Family
+from services.inference.worker.families.stable_diffusion import arguments, rough_picture
+
+FAMILY = Family(
+    name="stable-diffusion-xl",
+    pipelines={
+        model_pb2.OPERATION_TEXT_TO_IMAGE: "StableDiffusionXLPipeline",
+        model_pb2.OPERATION_IMAGE_TO_IMAGE: "StableDiffusionXLImg2ImgPipeline",
+        model_pb2.OPERATION_INPAINT: "StableDiffusionXLInpaintPipeline",
+    },
+    size_multiple_px=8,
+    arguments=arguments,
+    uses=frozenset({"negative_prompt", "guidance_scale", "sampler", "schedule"}),
+    # In float16 the decoder overflows; diffusers then computes it in float32, slowly.
+    dtype="bfloat16",
+    left_out=("feature_extractor", "image_encoder"),
+    options={"add_watermarker": False},
+    rough_picture=rough_picture,
+)

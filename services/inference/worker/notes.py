@@ -1,0 +1,104 @@
+"""Notes for a job's receipt: what the device process translated, clamped or ignored, and why."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pictor.catalog.v1 import model_pb2
+from pictor.inference.v1 import generation_pb2
+from pictor.inference.v1.job_pb2 import ParameterNote
+from services.inference.worker.families.family import Family
+from services.inference.worker.frames import Frame, Size
+from services.inference.worker.inputs import Inputs
+from services.inference.worker.samplers import Choice
+
+VALUE_CHARS = 100
+# Optional fields that a family may lack. Sizes, seeds and images every family has.
+OPTIONAL = ("negative_prompt", "guidance_scale", "loras", "sampler", "schedule")
+
+
+def of_size(shape: Frame, model: model_pb2.Model) -> Iterator[ParameterNote]:
+    """Say that the model drew another size than was asked for."""
+    if shape.canvas == shape.requested or not model.HasField("native_size"):
+        return
+    if shape.enlarged:
+        reason = f"the model draws {shape.canvas}; {_enlargement(shape)}"
+    else:
+        reason = (
+            f"the model draws {shape.canvas}; the input image was scaled to"
+            f" {shape.inputs.scaled} and the result back with Lanczos resampling"
+        )
+    yield _note(
+        ParameterNote.TREATMENT_TRANSLATED, "size", str(shape.requested), str(shape.canvas), reason
+    )
+
+
+def of_inputs(inputs: Inputs, shape: Frame) -> Iterator[ParameterNote]:
+    """Say that an input image had another size than the result."""
+    if not inputs.image or inputs.image.size == shape.requested:
+        return
+    given = str(Size(*inputs.image.size))
+    reason = "the input image was scaled to the size of the result with Lanczos resampling"
+    treatment = ParameterNote.TREATMENT_TRANSLATED
+    yield _note(treatment, "input_images", given, str(shape.requested), reason)
+
+
+def of_unused(generation: generation_pb2.Generation, family: Family) -> Iterator[ParameterNote]:
+    """List what was asked for and has no effect in this family."""
+    for field in OPTIONAL:
+        value = getattr(generation, field)
+        if value and field not in family.uses:
+            shown = ", ".join(lora.adapter for lora in value) if field == "loras" else str(value)
+            reason = f"models of the family {family.name} are drawn without it"
+            yield _note(ParameterNote.TREATMENT_IGNORED, field, shown, "", reason)
+
+
+def of_schedule(choice: Choice, config: Mapping[str, Any]) -> Iterator[ParameterNote]:
+    """Say that the model's own sampler does not know the schedule."""
+    if all(config.get(key) == value for key, value in choice.schedule.options.items()):
+        return
+    reason = "the model's own sampler has no such schedule; name a sampler that has"
+    yield _note(ParameterNote.TREATMENT_IGNORED, "schedule", choice.schedule.name, "", reason)
+
+
+def at_least_one_step(
+    generation: generation_pb2.Generation, *, from_picture: bool
+) -> tuple[generation_pb2.Generation, list[ParameterNote]]:
+    """Raise a strength that would leave no step to take, and say so."""
+    steps, strength = generation.step_count, generation.strength
+    if not (from_picture and steps and generation.HasField("strength")):
+        return generation, []
+    if int(steps * strength) >= 1:
+        return generation, []
+    raised = generation_pb2.Generation()
+    raised.CopyFrom(generation)
+    # A little more than 1 / steps, so that the product does not fall below 1 when it is rounded.
+    raised.strength = min(1.0, 1.0 / steps + 1e-6)
+    reason = f"{strength:g} of {steps} steps is less than one step"
+    used = f"{raised.strength:.4g}"
+    clamped = ParameterNote.TREATMENT_CLAMPED
+    return raised, [_note(clamped, "strength", f"{strength:g}", used, reason)]
+
+
+def _enlargement(shape: Frame) -> str:
+    placement = shape.enlarged or shape.inputs
+    larger = placement.scaled > placement.size
+    text = f"{'enlarged' if larger else 'reduced'} to {placement.scaled} with Lanczos resampling"
+    if placement.scaled != shape.requested:
+        text += f", and its edges extended to {shape.requested}"
+    return text
+
+
+def _note(
+    treatment: ParameterNote.Treatment.ValueType,
+    parameter: str,
+    requested: str,
+    used: str,
+    reason: str,
+) -> ParameterNote:
+    return ParameterNote(
+        parameter=parameter,
+        treatment=treatment,
+        requested=requested[:VALUE_CHARS],
+        used=used[:VALUE_CHARS],
+        reason=reason,
+    )

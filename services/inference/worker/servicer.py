@@ -1,0 +1,51 @@
+"""WorkerService: hands assignments to the attempts, and streams their reports."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from grpc.aio import ServicerContext
+
+from pictor.errors.v1 import error_reason_pb2
+from pictor.worker.v1 import worker_pb2, worker_service_pb2_grpc
+from pictor.worker.v1.worker_service_pb2 import RunRequest, RunResponse
+from services.inference.worker.attempts import Attempts
+from services.rpc.errors import invalid
+
+
+class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
+    """
+    Answers the inference service.
+
+    Args:
+        attempts: Runs what is assigned.
+    """
+
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+
+    async def Run(
+        self,
+        request: RunRequest,
+        context: ServicerContext[RunRequest, RunResponse],
+    ) -> AsyncIterator[RunResponse]:
+        """Draw, and report until it is done."""
+        _require(request.assignment)
+        async with contextlib.aclosing(self._attempts.run(request.assignment)) as reports:
+            async for report in reports:
+                yield RunResponse(report=report)
+
+
+def _require(assignment: worker_pb2.Assignment) -> None:
+    missing = {
+        "job": not assignment.job,
+        "account": not assignment.account,
+        "generation": not assignment.HasField("generation"),
+        "model": not assignment.model.name,
+    }
+    for field, is_missing in missing.items():
+        if is_missing:
+            raise invalid(
+                f"assignment.{field}",
+                f"assignment.{field} is required",
+                error_reason_pb2.ERROR_REASON_FIELD_REQUIRED,
+            )

@@ -1,0 +1,393 @@
+import asyncio
+import contextlib
+import hashlib
+import io
+import time
+from dataclasses import dataclass
+
+import pytest
+from google.protobuf import duration_pb2
+from PIL import Image
+
+from pictor.catalog.v1 import (
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    model_pb2,
+    serving_pb2,
+)
+from pictor.errors.v1 import error_reason_pb2 as reasons
+from pictor.inference.v1 import generation_pb2
+from pictor.inference.v1.progress_pb2 import Progress
+from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
+from pictor.worker.v1 import worker_pb2, worker_service_pb2
+from services.inference.worker.__main__ import WorkerSettings, running
+from services.inference.worker.encode import png
+from services.rpc.channels import open_channel
+from services.rpc.errors import InvalidRequest, PermissionDenied, Unavailable, from_status
+from services.rpc.principals import acting_for, service_token
+from services.rpc.settings import read
+from tests.services.inference.worker.conftest import generation_of
+from tests.services.inference.worker.suite import environ_of, neighbours, worker_in, worker_stub
+
+ACCOUNT = "accounts/" + "a" * 32
+READY = serving_pb2.ServingStatus.STATE_READY
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A device process's inside, and the services around it."""
+
+    worker: object
+    catalog: object
+    storage: object
+    environ: dict[str, str]
+
+    def run(self, generation, **fields):
+        assignment = worker_pb2.Assignment(
+            job="jobs/1",
+            attempt=1,
+            account=ACCOUNT,
+            generation=generation,
+            model=model_pb2.Model(
+                name="models/tiny", checkpoint=model_pb2.Checkpoint(folder="tiny")
+            ),
+            **fields,
+        )
+        return self.worker.Run(worker_service_pb2.RunRequest(assignment=assignment))
+
+    async def reports(self, generation, **fields):
+        return [response.report async for response in self.run(generation, **fields)]
+
+    async def draw(self, generation, **fields):
+        reports = await self.reports(generation, **fields)
+        assert reports[-1].HasField("result"), reports[-1]
+        return reports[-1].result
+
+    async def upload(self, picture):
+        asset = asset_pb2.Asset(origin=asset_pb2.Asset.ORIGIN_UPLOADED)
+
+        async def messages():
+            yield storage_service_pb2.CreateAssetRequest(asset=asset)
+            yield storage_service_pb2.CreateAssetRequest(chunk=png(picture))
+
+        with acting_for(ACCOUNT):
+            return await self.storage.CreateAsset(messages())
+
+    async def bytes_of(self, asset):
+        request = storage_service_pb2.ReadAssetRequest(name=asset)
+        with acting_for(ACCOUNT):
+            return b"".join([message.chunk async for message in self.storage.ReadAsset(request)])
+
+    async def assets(self):
+        with acting_for(ACCOUNT):
+            page = await self.storage.ListAssets(storage_service_pb2.ListAssetsRequest())
+        return list(page.assets)
+
+    async def status(self):
+        request = catalog_service_pb2.ListServingStatusesRequest(models=["models/tiny"])
+        return (await self.catalog.ListServingStatuses(request)).serving_statuses[0]
+
+    async def until(self, state):
+        while (await self.status()).state != state:  # noqa: ASYNC110  # the catalog is polled
+            await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def worker_beside(bound, token):
+    async with (
+        worker_in(bound) as channel,
+        open_channel(bound["PICTOR_CATALOG_ADDRESS"], token) as catalog,
+        open_channel(bound["PICTOR_STORAGE_ADDRESS"], token) as storage,
+    ):
+        yield Worker(
+            worker_stub(channel),
+            catalog_service_pb2_grpc.CatalogServiceStub(catalog),
+            storage_service_pb2_grpc.StorageServiceStub(storage),
+            bound,
+        )
+
+
+@pytest.fixture(scope="module")
+async def worker(engine, models_folder, tmp_path_factory):
+    """A device process's inside, with the tiny model ready."""
+    data_dir = tmp_path_factory.mktemp("data")
+    async with (
+        neighbours(environ_of(data_dir, models_folder)) as bound,
+        worker_beside(bound, service_token(data_dir)) as one,
+    ):
+        async with asyncio.timeout(60):
+            await one.until(READY)
+        yield one
+
+
+async def test_the_catalog_learns_what_is_ready(worker):
+    """
+    A model that the catalog desires is loaded without being asked for.
+    """
+    status = await worker.status()
+
+    assert (status.available, status.ready_replicas) == (True, 1)
+    assert status.served_by == "models/tiny"
+
+
+async def test_a_job_is_drawn_and_stored(worker):
+    """
+    The result names assets that hold what it says.
+    """
+    result = await worker.draw(
+        generation_of(image_count=2), result_ttl=duration_pb2.Duration(seconds=60)
+    )
+
+    images = result.job_result.images
+    assert [image.seed for image in images] == [7, 8]
+    for image in images:
+        content = await worker.bytes_of(image.asset)
+        assert hashlib.sha256(content).hexdigest() == image.sha256
+        assert len(content) == image.size_bytes
+        assert image.media_type == "image/png"
+        assert Image.open(io.BytesIO(content)).size == (image.width_px, image.height_px) == (64, 64)
+        assert image.url.startswith("http")
+    (stored,) = [asset for asset in await worker.assets() if asset.name == images[0].asset]
+    assert (stored.job, stored.account) == ("jobs/1", ACCOUNT)
+    assert 0 < stored.expire_time.seconds - time.time() <= 60
+    assert result.job_result.timings.inference.ToMicroseconds() > 0
+    assert result.job_result.timings.load.ToMicroseconds() == 0
+    assert not result.receipt
+
+
+async def test_the_same_request_gives_the_same_bytes(worker):
+    """
+    A file can be had again, byte by byte.
+    """
+    one, two = [await worker.draw(generation_of()) for _ in range(2)]
+
+    assert one.job_result.images[0].sha256 == two.job_result.images[0].sha256
+
+
+async def test_parameters_are_embedded_unless_omitted(worker):
+    """
+    A picture tells how it was made, to those who are meant to know.
+    """
+    told = await worker.draw(generation_of(sampler="Euler a"))
+    silent = await worker.draw(generation_of(output=generation_pb2.Output(omit_parameters=True)))
+
+    text = Image.open(io.BytesIO(await worker.bytes_of(told.job_result.images[0].asset))).text
+    assert text["parameters"] == (
+        "a red circle\nSteps: 4, Sampler: Euler a, CFG scale: 4, Seed: 7, Size: 64x64,"
+        " Model: tiny, Version: Pictor"
+    )
+    content = await worker.bytes_of(silent.job_result.images[0].asset)
+    assert b"parameters" not in content
+
+
+async def test_reports_come_in_order(worker):
+    """
+    Waiting, encoding, a report for each step, decoding, storing, and the result last.
+    """
+    reports = await worker.reports(generation_of())
+    phases = [report.progress.phase for report in reports[:-1]]
+
+    assert phases == [
+        Progress.PHASE_UNSPECIFIED,
+        Progress.PHASE_ENCODING,
+        *[Progress.PHASE_DENOISING] * 4,
+        Progress.PHASE_DECODING,
+        Progress.PHASE_STORING,
+    ]
+    assert reports[-1].HasField("result")
+
+
+async def test_an_input_image_is_read_from_storage(worker, gradient, half_mask):
+    """
+    Inpainting takes image and mask from the account's assets, and keeps what the mask keeps.
+    """
+    image, mask = await worker.upload(gradient()), await worker.upload(half_mask().convert("RGB"))
+    result = await worker.draw(
+        generation_of(
+            operation=model_pb2.OPERATION_INPAINT,
+            input_images=[generation_pb2.InputImage(asset=image.name)],
+            mask=mask.name,
+            strength=1.0,
+        )
+    )
+    content = await worker.bytes_of(result.job_result.images[0].asset)
+    drawn = Image.open(io.BytesIO(content)).convert("RGB")
+
+    left = (0, 0, 32, 64)
+    assert drawn.crop(left).tobytes() == gradient().crop(left).tobytes()
+
+
+async def test_another_accounts_image_is_not_there(worker):
+    """
+    The worker reads with the rights of the job's account.
+    """
+    reports = await worker.reports(
+        generation_of(
+            operation=model_pb2.OPERATION_IMAGE_TO_IMAGE,
+            input_images=[generation_pb2.InputImage(asset="assets/" + "0" * 32)],
+        )
+    )
+    error = from_status(reports[-1].error)
+
+    assert error.reason == reasons.ERROR_REASON_ASSET_NOT_FOUND
+
+
+async def test_a_refused_operation_is_the_jobs_error(worker):
+    """
+    The call itself succeeds; its last report says why there is no picture.
+    """
+    reports = await worker.reports(generation_of(operation=model_pb2.OPERATION_EDIT))
+    error = from_status(reports[-1].error)
+
+    assert isinstance(error, InvalidRequest)
+    assert error.reason == reasons.ERROR_REASON_OPERATION_UNSUPPORTED
+
+
+async def test_a_defect_is_told_without_its_insides(worker):
+    """
+    What nobody expected is an internal error with the request's id, and no path.
+    """
+    reports = await worker.reports(generation_of(width_px=-8))
+    error = from_status(reports[-1].error)
+
+    assert error.reason == reasons.ERROR_REASON_INTERNAL
+    assert error.message == f"internal error; the logs know it as request {error.request_id}"
+
+
+async def test_who_leaves_stops_the_drawing(worker):
+    """
+    A canceled call ends at its next step, stores nothing, and the next job is drawn.
+    """
+    before = len(await worker.assets())
+    call = worker.run(generation_of(step_count=1000))
+    async for response in call:
+        if response.report.progress.step == 3:
+            break
+    call.cancel()
+    async with asyncio.timeout(10):
+        await worker.draw(generation_of())
+
+    assert len(await worker.assets()) == before + 1
+
+
+async def test_a_deadline_stops_the_drawing(worker):
+    """
+    When the caller's time is over, the device is free again.
+    """
+    assignment = worker_pb2.Assignment(
+        job="jobs/1",
+        account=ACCOUNT,
+        generation=generation_of(step_count=1000, width_px=256, height_px=256),
+        model=model_pb2.Model(name="models/tiny"),
+    )
+    request = worker_service_pb2.RunRequest(assignment=assignment)
+    with pytest.raises(Exception, match=r"(?i)deadline"):
+        async for _ in worker.worker.Run(request, timeout=0.5):
+            pass
+    async with asyncio.timeout(10):
+        await worker.draw(generation_of())
+
+
+async def test_jobs_are_drawn_one_after_another(worker):
+    """
+    A second job waits, and says so; both are drawn.
+    """
+    one, two = await asyncio.gather(
+        worker.reports(generation_of(step_count=30)), worker.reports(generation_of(step_count=2))
+    )
+
+    assert one[-1].HasField("result")
+    assert two[-1].HasField("result")
+    assert two[0].progress.phase == Progress.PHASE_UNSPECIFIED
+
+
+async def test_an_assignment_must_name_its_model(worker):
+    """
+    What the worker cannot do without is an error of the call.
+    """
+    request = worker_service_pb2.RunRequest(
+        assignment=worker_pb2.Assignment(job="jobs/1", account=ACCOUNT, generation=generation_of())
+    )
+    with pytest.raises(InvalidRequest, match=r"assignment\.model"):
+        async for _ in worker.worker.Run(request):
+            pass
+
+
+async def test_only_the_suite_may_assign(worker):
+    """
+    An account's rights do not open the device process.
+    """
+    request = worker_service_pb2.RunRequest(assignment=worker_pb2.Assignment(job="jobs/1"))
+    with pytest.raises(PermissionDenied):
+        async for _ in worker.worker.Run(
+            request, metadata=(("x-pictor-account", ACCOUNT), ("x-pictor-scopes", "inference"))
+        ):
+            pass
+
+
+async def test_a_process_that_stops_withdraws(engine, models_folder, tmp_path):
+    """
+    The catalog knows at once that nothing serves the model any more.
+    """
+    async with neighbours(environ_of(tmp_path, models_folder)) as bound:
+        token = service_token(tmp_path)
+        async with worker_beside(bound, token) as one, asyncio.timeout(60):
+            await one.until(READY)
+        async with open_channel(bound["PICTOR_CATALOG_ADDRESS"], token) as channel:
+            stub = catalog_service_pb2_grpc.CatalogServiceStub(channel)
+            answer = await stub.ListServingStatuses(
+                catalog_service_pb2.ListServingStatusesRequest()
+            )
+
+    (status,) = answer.serving_statuses
+    assert status.state == serving_pb2.ServingStatus.STATE_NO_WEIGHTS
+
+
+async def test_a_process_that_stops_gives_its_job_back(engine, models_folder, tmp_path):
+    """
+    The call ends as unavailable, not as the job's failure, and without waiting for the job.
+    """
+    running_now = asyncio.Event()
+    async with neighbours(environ_of(tmp_path, models_folder)) as bound:
+        settings = read(WorkerSettings, bound)
+        async with running(settings) as address:
+            channel = open_channel(address, service_token(tmp_path))
+            one = Worker(worker_stub(channel), None, None, bound)
+            generation = generation_of(step_count=1000, width_px=256, height_px=256)
+            call = asyncio.create_task(_drain(one.run(generation), running_now))
+            await running_now.wait()
+            started = time.monotonic()
+        with pytest.raises(Unavailable, match="the device process is stopping"):
+            await call
+        await channel.close()
+
+    assert time.monotonic() - started < 4
+
+
+async def _drain(call, running_now):
+    async for response in call:
+        if response.report.progress.step == 2:
+            running_now.set()
+
+
+async def test_weights_that_cannot_be_loaded_are_reported(engine, tmp_path):
+    """
+    The catalog says FAILED, and why.
+    """
+    folder = tmp_path / "models" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (folder / "code.py").touch()
+    async with (
+        neighbours(environ_of(tmp_path, tmp_path / "models")) as bound,
+        worker_beside(bound, service_token(tmp_path)) as one,
+        asyncio.timeout(60),
+    ):
+        await one.until(serving_pb2.ServingStatus.STATE_FAILED)
+        status = await one.status()
+
+    assert status.detail == (
+        "the weights of models/tiny cannot be loaded: code.py is not data;"
+        " only .safetensors weights are read"
+    )
