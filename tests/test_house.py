@@ -3,6 +3,9 @@
 import ast
 import graphlib
 import pathlib
+import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -129,6 +132,21 @@ def test_the_protos_are_no_package_of_ours():
     Stubs are imported as ``pictor....``; no ``__init__.py`` lies below protos/.
     """
     assert not list((ROOT / "protos").rglob("__init__.py"))
+
+
+def test_no_part_but_the_device_process_needs_torch():
+    """
+    A client, a gateway and the services start without torch, which only one extra installs.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra, wanted in project["optional-dependencies"].items():
+        names = {re.split(r"[\[>]", requirement)[0] for requirement in wanted}
+        assert extra == "worker" or not names & {"torch", "diffusers", "transformers"}
+    code = (
+        "import sys, cli.__main__, gateway.__main__, services.__main__;"
+        "sys.exit(bool({'torch', 'diffusers', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_every_requirement_is_pinned():

@@ -62,7 +62,7 @@ def device(text: str) -> str:
 
 def folders(text: str) -> tuple[pathlib.Path, ...]:
     """Parse folders separated as in PATH."""
-    parts = [part for part in text.split(os.pathsep) if part]
+    parts = [part for part in text.split(os.pathsep) if part] or [str(MODELS)]
     return tuple(pathlib.Path(part).expanduser().absolute() for part in parts)
 
 
@@ -89,9 +89,9 @@ class WorkerSettings(ProcessSettings):
     )
     model_folders: tuple[pathlib.Path, ...] = setting(
         "PICTOR_MODEL_FOLDERS",
-        str(MODELS),
+        "",
         folders,
-        "Folders of weights, separated as in PATH, searched in order.",
+        "Folders of weights, separated as in PATH; empty: models/ beside services/.",
     )
     keep: bool = setting(
         "PICTOR_WORKER_KEEP",

@@ -7,7 +7,6 @@ against the same table from which ``schedulers`` makes the scheduler.
 
 import dataclasses
 import difflib
-import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,13 +25,11 @@ class Schedule:
         name: As Generation.schedule has it.
         label: As AUTOMATIC1111 shows it.
         options: What it changes in a scheduler's config.
-        needs: A module without which diffusers cannot compute it; empty for none.
     """
 
     name: str
     label: str
     options: Mapping[str, Any]
-    needs: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +42,12 @@ class Sampler:
         scheduler: The class in diffusers.
         options: What the name means beyond the class; laid over the model's own config.
         schedules: The schedules that the class knows.
-        needs: A module without which diffusers lacks the class; empty for none.
     """
 
     name: str
     scheduler: str
     options: Mapping[str, Any]
     schedules: tuple[str, ...]
-    needs: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +75,7 @@ SCHEDULES = {
         Schedule(AUTOMATIC, "Automatic", {}),
         Schedule("karras", "Karras", {"use_karras_sigmas": True}),
         Schedule("exponential", "Exponential", {"use_exponential_sigmas": True}),
-        Schedule("beta", "Beta", {"use_beta_sigmas": True}, needs="scipy"),
+        Schedule("beta", "Beta", {"use_beta_sigmas": True}),
         Schedule("sgm_uniform", "SGM Uniform", {"timestep_spacing": "trailing"}),
         Schedule("simple", "Simple", {"timestep_spacing": "trailing"}),
         Schedule("normal", "Normal", {"timestep_spacing": "linspace"}),
@@ -113,7 +108,7 @@ _NAMED = (
     Sampler("DPM++ SDE", _SINGLESTEP, {**_SDE, "solver_order": 2}, _SIGMAS),
     Sampler("DPM++ 2S a", _SINGLESTEP, {**_PP, "solver_order": 2}, _SIGMAS),
     Sampler("Heun", "HeunDiscreteScheduler", _UNCLIPPED, _ALL),
-    Sampler("LMS", "LMSDiscreteScheduler", {}, _ALL, needs="scipy"),
+    Sampler("LMS", "LMSDiscreteScheduler", {}, _ALL),
     Sampler("DPM2", "KDPM2DiscreteScheduler", {}, _ALL),
     Sampler("DPM2 a", "KDPM2AncestralDiscreteScheduler", {}, _ALL),
     Sampler("DDIM", "DDIMScheduler", _UNCLIPPED, _SPACINGS),
@@ -145,7 +140,7 @@ def resolve(sampler: str, schedule: str) -> Choice:
         InvalidRequest: With FIELD_UNSUPPORTED, listing the names that there are.
     """
     name, suffix = _split(sampler)
-    known = {key.lower(): value for key, value in SAMPLERS.items() if _installed(value.needs)}
+    known = {key.lower(): value for key, value in SAMPLERS.items()}
     if name and name.lower() not in known:
         raise _unsupported("sampler", sampler, [value.name for value in known.values()])
     found = known.get(name.lower())
@@ -154,7 +149,7 @@ def resolve(sampler: str, schedule: str) -> Choice:
         raise invalid(
             "generation.schedule",
             f"sampler {found.name} has no schedule {wanted.name}; it has"
-            f" {', '.join(s for s in found.schedules if _installed(SCHEDULES[s].needs))}",
+            f" {', '.join(found.schedules)}",
             error_reason_pb2.ERROR_REASON_FIELD_UNSUPPORTED,
         )
     return Choice(found, wanted)
@@ -171,8 +166,8 @@ def check_sampler(sampler: str, schedule: str) -> None:
 
 
 def available_samplers() -> list[Sampler]:
-    """List the samplers by their AUTOMATIC1111 names that can be used here."""
-    return [sampler for sampler in _NAMED if _installed(sampler.needs)]
+    """List the samplers by their AUTOMATIC1111 names."""
+    return list(_NAMED)
 
 
 def name_of(scheduler: str) -> str:
@@ -190,11 +185,10 @@ def _split(sampler: str) -> tuple[str, str]:
 
 
 def _schedule(name: str) -> Schedule:
-    known = [schedule for schedule in SCHEDULES.values() if _installed(schedule.needs)]
-    for schedule in known:
+    for schedule in SCHEDULES.values():
         if name.lower() in (schedule.name, schedule.label.lower()):
             return schedule
-    raise _unsupported("schedule", name, [schedule.name for schedule in known])
+    raise _unsupported("schedule", name, SCHEDULES)
 
 
 def _unsupported(field: str, value: str, names: Iterable[str]) -> InvalidRequest:
@@ -206,7 +200,3 @@ def _unsupported(field: str, value: str, names: Iterable[str]) -> InvalidRequest
         f"{field} {value[:60]!r} is not known; there are {', '.join(listed)}",
         error_reason_pb2.ERROR_REASON_FIELD_UNSUPPORTED,
     )
-
-
-def _installed(module: str) -> bool:
-    return not module or importlib.util.find_spec(module) is not None
