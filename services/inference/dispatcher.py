@@ -63,7 +63,6 @@ class Dispatcher:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Dispatch within the block; attempts that run at its end are given up and queued again."""
-        await self._jobs.recover(self._max_attempts)
         dispatching = asyncio.create_task(self._dispatch())
         try:
             yield
@@ -75,12 +74,18 @@ class Dispatcher:
 
     async def _dispatch(self) -> None:
         while True:
-            await self._executor.ready()
-            self._queued.clear()
-            if not await self._start_next():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await self._queued.wait()
+            try:
+                await self._executor.ready()
+                self._queued.clear()
+                await self._jobs.rescue(self._attempts, self._max_attempts)
+                while await self._start_next():
+                    pass
+            except Exception:
+                # A database that is away comes back; the queue must go on then.
+                log.exception("dispatch.failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._queued.wait()
 
     async def _start_next(self) -> bool:
         """Start the oldest queued job; False if there is none, or no slot."""
@@ -117,6 +122,10 @@ class Dispatcher:
             try:
                 async with asyncio.timeout(self._time_limit_seconds):
                     await self._run(job)
+            except asyncio.CancelledError:
+                # Refused where the job was canceled; where the process stops, it goes back.
+                await self._jobs.release(job)
+                raise
             except DeviceLost as lost:
                 log.warning("job.device_lost", detail=str(lost))
                 await self._jobs.lose(job, self._max_attempts)

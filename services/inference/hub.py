@@ -76,10 +76,9 @@ class Hub:
         """Return the newest progress of a job that runs here."""
         return self._progress.get(name)
 
-    def publish_state(self, name: str, *, terminal: bool) -> None:
-        """Tell that a job's state has changed."""
-        if terminal:
-            self._progress.pop(name, None)
+    def publish_state(self, name: str) -> None:
+        """Tell that a job's state has changed; the progress up to then is history."""
+        self._progress.pop(name, None)
         for subscription in self._subscriptions.get(name, ()):
             subscription.state_changed = True
             subscription.wake()

@@ -11,7 +11,7 @@ revision cannot both happen, so a cancel that races a completion has one winner.
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -35,6 +35,7 @@ from services.rpc.principals import caller
 
 log = structlog.get_logger()
 State = job_pb2.Job.State
+RESCUED_AT_ONCE = 1000
 TERMINAL = frozenset(
     [job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED]
 )
@@ -171,11 +172,25 @@ class Jobs:
         )
         await self.fail(job, lost)
 
-    async def recover(self, max_attempts: int) -> None:
-        """After a start: take back the jobs that ran when the process before this one ended."""
-        for job in await self._store.in_state(job_pb2.Job.STATE_RUNNING, 1_000_000):
-            log.info("job.recovered", job=job.name, attempts=job.attempt_count)
-            await self.lose(job, max_attempts)
+    async def release(self, job: job_pb2.Job) -> None:
+        """Queue a job again whose attempt this process gives up; the attempt does not count."""
+        queued = _changed(job, job_pb2.Job.STATE_QUEUED)
+        queued.attempt_count -= 1
+        await self._write(queued)
+
+    async def rescue(self, attempts: Collection[str], max_attempts: int) -> None:
+        """
+        Take back the jobs that run nowhere: those of a process that crashed, or whose end could
+        not be written.
+
+        Args:
+            attempts: The names of the jobs that do run.
+            max_attempts: As in ``lose``.
+        """
+        for job in await self._store.in_state(job_pb2.Job.STATE_RUNNING, RESCUED_AT_ONCE):
+            if job.name not in attempts:
+                log.warning("job.rescued", job=job.name, attempts=job.attempt_count)
+                await self.lose(job, max_attempts)
 
     async def _own(self, name: str) -> job_pb2.Job:
         job = await self._store.get(name)
@@ -215,7 +230,7 @@ class Jobs:
             return None
         state = State.Name(job.state).removeprefix("STATE_").lower()
         log.info("job.changed", job=job.name, state=state, revision=job.revision)
-        self._hub.publish_state(job.name, terminal=job.state in TERMINAL)
+        self._hub.publish_state(job.name)
         return job
 
 

@@ -11,6 +11,7 @@ from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2, progress_pb2
 from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
 from pictor.worker.v1 import worker_pb2
+from services.inference.store import JobStore
 from services.rpc.channels import open_channel
 from services.rpc.errors import (
     Exhausted,
@@ -296,7 +297,7 @@ async def test_a_job_that_runs_too_long_fails(environ):
 
 async def test_a_restart_runs_what_was_queued_and_what_was_running(environ):
     """
-    Jobs outlive the process that admitted them.
+    Jobs outlive the process that admitted them, and its orderly end costs them no attempt.
     """
     async with inference_in(environ, ScriptedExecutor()) as before:
         running, queued = await before.create(), await before.create()
@@ -307,7 +308,27 @@ async def test_a_restart_runs_what_was_queued_and_what_was_running(environ):
         ended = [await after.ended(job.name) for job in (running, queued)]
 
     assert [job.state for job in ended] == [Job.STATE_SUCCEEDED] * 2
-    assert [job.attempt_count for job in ended] == [2, 1]
+    assert [job.attempt_count for job in ended] == [1, 1]
+
+
+async def test_a_job_that_runs_nowhere_is_rescued(service):
+    """
+    A job whose process crashed in the midst of it runs again, without anybody's hand.
+    """
+    service.executor.up.clear()
+    job = await service.create()
+    store = await JobStore.open(f"sqlite+aiosqlite:///{service.settings.data_dir / 'inference.db'}")
+    orphan = await store.get(job.name)
+    orphan.state, orphan.revision, orphan.attempt_count = Job.STATE_RUNNING, 2, 1
+    await store.change(orphan)
+    await store.close()
+    service.executor.up.set()
+    service.executor.gate.set()
+
+    ended = await service.ended(job.name)
+
+    assert ended.state == Job.STATE_SUCCEEDED
+    assert ended.attempt_count == 2
 
 
 async def test_another_accounts_job_does_not_exist(service):
