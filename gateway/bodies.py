@@ -6,12 +6,14 @@ ends in an error and not in the interpreter's, and text that UTF-8 cannot hold i
 """
 
 import asyncio
+import itertools
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import File, FormParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from gateway.dialect import Body
@@ -24,9 +26,6 @@ LIMIT_BYTES = 64 * 1024 * 1024
 PARSED_IN_LINE_BYTES = 256 * 1024
 MAX_DEPTH = 100
 MAX_PARTS = 1000
-
-_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^;\s]{1,200}))', re.IGNORECASE)
-_NAME = re.compile(r'[;\s]name=(?:"((?:[^"\\]|\\.)*)"|([^;\s]+))', re.IGNORECASE)
 
 Form = dict[str, list[str | Upload]]
 
@@ -120,54 +119,54 @@ def parse_form(content: bytes, media_type: str) -> Form:
     Raises:
         InvalidRequest: With BODY_INVALID.
     """
-    if media_type.lower().startswith("multipart/"):
-        boundary = _BOUNDARY.search(media_type)
-        if boundary is None:
-            _invalid("the content type multipart/form-data names no boundary")
-        return _multipart(content, (boundary[1] or boundary[2]).encode("latin-1"))
+    kind, options = parse_options_header(media_type)
     try:
+        if kind == b"multipart/form-data":
+            return _multipart(content, options.get(b"boundary"))
         pairs = parse_qsl(content.decode(), keep_blank_values=True, max_num_fields=MAX_PARTS)
+    except UnicodeDecodeError:
+        _invalid("a text of the form is not UTF-8")
+    except FormParserError as error:
+        _invalid(f"the body is not a form: {error}")
     except ValueError:
-        _invalid("the body is not a form in UTF-8")
+        _invalid(f"the form has more than {MAX_PARTS} parts")
     form: Form = {}
     for name, value in pairs:
         form.setdefault(name, []).append(value)
     return form
 
 
-def _multipart(content: bytes, boundary: bytes) -> Form:
-    parts = (b"\r\n" + content).split(b"\r\n--" + boundary)
-    if len(parts) > MAX_PARTS + 2:
-        _invalid(f"the form has more than {MAX_PARTS} parts")
-    if len(parts) < 2 or not parts[-1].startswith(b"--"):
-        _invalid("the form does not end with its boundary; it was cut off")
+def _multipart(content: bytes, boundary: bytes | None) -> Form:
     form: Form = {}
-    for part in parts[1:-1]:
-        head, separator, value = part.partition(b"\r\n\r\n")
-        disposition = _disposition(head)
-        name = _NAME.search(disposition)
-        if not separator or name is None:
+    count = itertools.count(1)
+    ended = []
+
+    def add(name: bytes | None, value: bytes | Upload) -> None:
+        if next(count) > MAX_PARTS:
+            _invalid(f"the form has more than {MAX_PARTS} parts")
+        if not name:
             _invalid("a part of the form has no name")
-        key = re.sub(r"\\(.)", r"\1", name[1]) if name[1] is not None else name[2]
-        form.setdefault(key, []).append(_part(value, is_file="filename" in disposition.lower()))
+        text = value if isinstance(value, Upload) else value.decode()
+        form.setdefault(name.decode(), []).append(text)
+
+    def add_file(file: File) -> None:
+        file.file_object.seek(0)
+        add(file.field_name, Upload(file.file_object.read()))
+        file.close()
+
+    parser = FormParser(
+        "multipart/form-data",
+        lambda field: add(field.field_name, field.value or b""),
+        add_file,
+        on_end=lambda: ended.append(True),
+        boundary=boundary,
+        config={"MAX_MEMORY_FILE_SIZE": LIMIT_BYTES},
+    )
+    parser.write(content)
+    parser.finalize()
+    if not ended:
+        _invalid("the form does not end with its boundary; it was cut off")
     return form
-
-
-def _disposition(head: bytes) -> str:
-    for line in head.decode("utf-8", "replace").split("\r\n"):
-        name, _, value = line.partition(":")
-        if name.strip().lower() == "content-disposition":
-            return value
-    return ""
-
-
-def _part(value: bytes, *, is_file: bool) -> str | Upload:
-    if is_file:
-        return Upload(value)
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        _invalid("a text of the form is not UTF-8")
 
 
 def _check_depth(value: Any) -> None:
