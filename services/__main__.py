@@ -6,13 +6,15 @@ process is a child. Each part reads its settings from the environment, in which 
 addresses that the parts before it have bound.
 """
 
+import asyncio
 import contextlib
 import os
 import pathlib
 import shlex
 import socket
+import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway import __main__ as gateway
@@ -21,11 +23,15 @@ from services.accounts import __main__ as accounts
 from services.catalog import __main__ as catalog
 from services.inference import __main__ as inference
 from services.rpc.channels import open_channel
+from services.rpc.errors import SuiteError
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
 from services.rpc.settings import read
 from services.storage import __main__ as storage
 
+READY_POLL_SECONDS = 0.1
+# A model of this repository is loaded by then; larger ones take longer.
+PATIENCE_SECONDS = 60.0
 PROMPT = "a red circle on a white background"
 
 
@@ -87,15 +93,16 @@ async def until_ready(suite: Suite) -> str:
     """Wait until a picture can be drawn; return the id of a model that draws it."""
     token = service_token(suite.settings.data_dir)
     async with open_channel(suite.settings.catalog_address, token) as channel:
-        watch = catalog_service_pb2_grpc.CatalogServiceStub(channel).WatchServingStatuses(
-            catalog_service_pb2.WatchServingStatusesRequest()
-        )
-        async for news in watch:
-            for status in news.serving_statuses:
-                if status.ready_replicas:
-                    watch.cancel()
-                    return status.served_by.removeprefix("models/")
-    raise ConnectionError("the catalog has stopped")
+        catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
+        while True:
+            with contextlib.suppress(SuiteError):
+                answer = await catalog.ListServingStatuses(
+                    catalog_service_pb2.ListServingStatusesRequest()
+                )
+                for status in answer.serving_statuses:
+                    if status.ready_replicas:
+                        return status.served_by.removeprefix("models/")
+            await asyncio.sleep(READY_POLL_SECONDS)
 
 
 def paste(suite: Suite, model: str) -> str:
@@ -116,7 +123,11 @@ async def announce(suite: Suite) -> None:
     started = time.monotonic()
     url = suite.settings.base_url
     _say(f"Pictor listens at {url}; loading the model ...")
-    model = await until_ready(suite)
+    waiting = asyncio.ensure_future(until_ready(suite))
+    await asyncio.wait([waiting], timeout=PATIENCE_SECONDS)
+    if not waiting.done():
+        _say("Nothing can draw yet. `pictor models` shows why, and the log above says more.")
+    model = await waiting
     _say(
         f"Ready after {time.monotonic() - started:.1f} s. Paste this into another terminal and open"
         f" circle.png:\n\n    {paste(suite, model)}\n"
@@ -126,9 +137,11 @@ async def announce(suite: Suite) -> None:
         _say(f"The API key in that command is new. It lies in {suite.key_file}, for you alone.")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM."""
-    run_process(ProcessSettings, lambda _: running(os.environ), os.environ, announce)
+    run_process(
+        ProcessSettings, lambda _: running(os.environ), os.environ, announce, arguments=arguments
+    )
 
 
 def _definite(address: str) -> str:
@@ -146,4 +159,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

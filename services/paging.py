@@ -2,7 +2,7 @@
 Pages of a list: how many entries one holds, and the token that continues after its last one.
 
 A token holds the sort key of a page's last entry. It is opaque to clients: URL-safe base64, without
-padding, of a JSON list of strings.
+padding, of a JSON list of printable ASCII strings.
 """
 
 import base64
@@ -14,6 +14,7 @@ from pictor.errors.v1 import error_reason_pb2
 from services.rpc.errors import InvalidRequest, invalid
 
 LARGEST_PAGE = 1000
+_PART = re.compile(r"[\x20-\x7e]{1,200}")
 
 # The sort key of most lists: when an entry was made, in microseconds since the epoch, and its id,
 # which orders entries of the same microsecond.
@@ -95,7 +96,7 @@ def _is_key(parts: object, count: int) -> bool:
     return (
         isinstance(parts, list)
         and len(parts) == count
-        and all(isinstance(part, str) for part in parts)
+        and all(isinstance(part, str) and _PART.fullmatch(part) for part in parts)
     )
 
 

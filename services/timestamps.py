@@ -34,6 +34,8 @@ def future(timestamp: timestamp_pb2.Timestamp, field: str) -> int:
     """
     if not EARLIEST_SECONDS <= timestamp.seconds <= LATEST_SECONDS:
         raise invalid(field, f"{field} of {timestamp.seconds} s is not in the years 1 to 9999")
+    if not 0 <= timestamp.nanos < 1_000_000_000:
+        raise invalid(field, f"{field}: nanos {timestamp.nanos} is outside 0 to 999999999")
     if timestamp.ToMicroseconds() <= now():
         raise invalid(
             field,

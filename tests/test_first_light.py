@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import os
 import pathlib
 import re
@@ -193,7 +194,8 @@ async def test_a_watch_on_rest_is_the_watch_on_grpc(suite):
     ids = [int(number) for number in re.findall(r"^id: ?(\d+)$", text, re.MULTILINE)]
     assert set(ids) | {1, 2} == {1, 2, 3}
     assert ids == sorted(ids)
-    assert "STATE_SUCCEEDED" in text.split("\n\n")[-2]
+    assert json.loads(re.findall(r"^data: (.*)$", text, re.MULTILINE)[-2])["job"]["result"]
+    assert text.rstrip().split("\n\n")[-1].startswith("event: end")
     assert set(re.findall(r"^id: ?(\d+)$", resumed, re.MULTILINE)) == {"3"}
 
 

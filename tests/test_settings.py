@@ -12,6 +12,7 @@ from services.inference.worker import __main__ as worker
 from services.rpc.process import ProcessSettings
 from services.rpc.settings import SettingError, describe, read
 from services.storage import __main__ as storage
+from tests.conftest import PORTS, run
 
 PAGE = (pathlib.Path(__file__).parents[1] / "docs/settings.md").read_text()
 PROCESSES = [accounts, catalog, inference, storage, gateway]
@@ -58,6 +59,36 @@ def test_a_bad_value_names_variable_value_and_rule(variable, value, rule):
         read(inference.Settings, {variable: value})
 
     assert f"{variable}='{value}'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "variable", "value", "says"),
+    [
+        ("accounts", "PICTOR_ACCOUNTS_DATABASE_URL", "foo", "none of SQLAlchemy's"),
+        ("accounts", "PICTOR_ACCOUNTS_DATABASE_URL", "sqlite+aiosqlite:////no/x.db", "cannot open"),
+        ("catalog", "PICTOR_STAND_IN", "nobody", "PICTOR_STAND_IN='nobody'"),
+        ("inference", "PICTOR_DEVICE", "cuda9", "must be auto, cpu, mps, cuda or cuda:N"),
+        ("storage", "PICTOR_STORAGE_URL", "ftp://x", "PICTOR_STORAGE_URL='ftp://x'"),
+    ],
+)
+def test_a_process_that_cannot_start_says_why_in_a_line(tmp_path, part, variable, value, says):
+    """
+    Whatever is wrong with a setting, the process ends with one line and no traceback.
+    """
+    done = run(
+        "-m", f"services.{part}", **PORTS, PICTOR_DATA_DIR=str(tmp_path), **{variable: value}
+    )
+
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_asking_for_help_shows_the_settings():
+    """
+    ``python -m services --help`` lists the variables and starts nothing.
+    """
+    assert "PICTOR_DATA_DIR" in run("-m", "services", "--help").stderr
 
 
 def test_an_empty_variable_means_the_default():

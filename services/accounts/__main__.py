@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from pictor.accounts.v1 import accounts_service_pb2, accounts_service_pb2_grpc
@@ -64,10 +65,10 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM."""
-    run_process(Settings, running, os.environ)
+    run_process(Settings, running, os.environ, arguments=arguments)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

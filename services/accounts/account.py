@@ -66,9 +66,9 @@ def account_id(name: str, field: str) -> str:
 def account_missing(name: str) -> NotFound:
     """Make the error of an account that does not exist."""
     return NotFound(
-        f"there is no account {name!r}; ListAccounts names all",
+        f"there is no account {name[:100]!r}",
         reason=error_reason_pb2.ERROR_REASON_ACCOUNT_NOT_FOUND,
-        metadata={"account": name},
+        metadata={"account": name[:100]},
     )
 
 

@@ -170,9 +170,9 @@ def key_ids(name: str) -> tuple[str, str]:
 def key_missing(name: str) -> NotFound:
     """Make the error of a key that does not exist."""
     return NotFound(
-        f"there is no API key {name!r}; ListApiKeys names an account's keys",
+        f"there is no API key {name[:100]!r}",
         reason=error_reason_pb2.ERROR_REASON_API_KEY_NOT_FOUND,
-        metadata={"api_key": name},
+        metadata={"api_key": name[:100]},
     )
 
 

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import os
 import pathlib
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
@@ -89,10 +90,10 @@ def _stand_in(catalog: Catalog, settings: Settings) -> str:
         raise SettingError(f"PICTOR_STAND_IN={settings.stand_in!r}: {error.message}") from None
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM."""
-    run_process(Settings, running, os.environ)
+    run_process(Settings, running, os.environ, arguments=arguments)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

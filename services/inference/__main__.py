@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Mapping
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pictor.catalog.v1 import catalog_service_pb2_grpc
@@ -126,10 +127,12 @@ def _device_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str,
     return {**environ, **variables}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM."""
-    run_process(Settings, lambda settings: running(settings, os.environ), os.environ)
+    run_process(
+        Settings, lambda settings: running(settings, os.environ), os.environ, arguments=arguments
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

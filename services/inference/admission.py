@@ -6,16 +6,19 @@ the value, the rule and the alternatives; ``admit`` returns the effective Genera
 """
 
 import math
+import re
 import secrets
 from collections.abc import Sequence
 
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
-from services.inference.worker.samplers import check_sampler
+from services.inference.samplers import check_sampler
 from services.rpc.errors import InvalidRequest, invalid
 
 MAX_PREVIEWS = 20
+MAX_NOTES = 50
+MAX_NOTE_BYTES = 2_000
 MAX_IMAGES_WITHOUT_LIMIT = 1
 SEEDS = 2**32
 
@@ -53,6 +56,21 @@ def check_limits(generation: generation_pb2.Generation, model: model_pb2.Model) 
             f"{images} input images; {model_id(model)} takes"
             f" {_count(limits.min_input_images, limits.max_input_images)}",
             reasons.ERROR_REASON_INPUT_IMAGE_COUNT,
+        )
+
+
+def check_origin(dialect: str, receipt: Sequence[job_pb2.ParameterNote]) -> None:
+    """
+    Check what a caller says of where its request came from; both go into the job and the logs.
+
+    Raises:
+        InvalidRequest: If one of them is longer than a dialect of the suite would make it.
+    """
+    if not re.fullmatch(r"[a-z0-9_/.-]{0,63}", dialect):
+        raise invalid("dialect", "dialect is not a name of at most 63 of a-z, 0-9 and _/.-")
+    if len(receipt) > MAX_NOTES or any(note.ByteSize() > MAX_NOTE_BYTES for note in receipt):
+        raise invalid(
+            "receipt", f"receipt has over {MAX_NOTES} notes, or one over {MAX_NOTE_BYTES} bytes"
         )
 
 
@@ -109,6 +127,8 @@ def _operation(
     generation: generation_pb2.Generation, model: model_pb2.Model
 ) -> model_pb2.Operation.ValueType:
     operation = generation.operation or _implied_operation(generation, model)
+    if operation not in OPERATION_NAMES:
+        raise invalid("generation.operation", f"operation {operation} is none of the enum's values")
     needs_image = operation != model_pb2.OPERATION_TEXT_TO_IMAGE
     if needs_image and not generation.input_images:
         raise invalid(
@@ -225,6 +245,9 @@ def _check_numbers(merged: generation_pb2.Generation, limits: model_pb2.Limits) 
 
 
 def _check_rest(merged: generation_pb2.Generation) -> None:
+    if merged.output.format not in generation_pb2.Output.Format.values():
+        value = merged.output.format
+        raise invalid("generation.output.format", f"format {value} is none of the enum's values")
     if merged.loras:
         raise invalid(
             "generation.loras",

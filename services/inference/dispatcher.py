@@ -20,6 +20,8 @@ from services.rpc.errors import DeadlineExceeded, Internal, SuiteError, from_sta
 
 # Also without a wake-up the queue is looked at this often.
 POLL_SECONDS = 1.0
+# Who waits further back learns of it when it has come closer.
+TOLD_POSITIONS = 200
 
 log = structlog.get_logger()
 
@@ -102,12 +104,15 @@ class Dispatcher:
         return True
 
     async def _tell_positions(self) -> None:
-        for name in self._hub.watched():
-            job = await self._store.get(name)
-            if job is not None and job.state == job_pb2.Job.STATE_QUEUED:
+        watched = self._hub.watched()
+        if not watched:
+            return
+        queued = await self._store.in_state(job_pb2.Job.STATE_QUEUED, TOLD_POSITIONS)
+        for position, job in enumerate(queued):
+            if job.name in watched:
                 job.progress.step_count = job.generation.step_count
-                job.progress.queue_position = await self._store.queue_position(name)
-                self._hub.publish_progress(name, job.progress)
+                job.progress.queue_position = position
+                self._hub.publish_progress(job.name, job.progress)
 
     def _ended(self, name: str) -> None:
         self._attempts.pop(name, None)

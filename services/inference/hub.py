@@ -9,7 +9,7 @@ up to a bound; a watcher that is slower than that misses the oldest.
 import asyncio
 import collections
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pictor.inference.v1 import progress_pb2
 
@@ -68,9 +68,9 @@ class Hub:
             if not self._subscriptions[name]:
                 del self._subscriptions[name]
 
-    def watched(self) -> list[str]:
+    def watched(self) -> Collection[str]:
         """Name the jobs that somebody watches."""
-        return list(self._subscriptions)
+        return self._subscriptions.keys()
 
     def progress(self, name: str) -> progress_pb2.Progress | None:
         """Return the newest progress of a job that runs here."""

@@ -10,6 +10,8 @@ Every arrow is one transaction that counts the revision up by one; two that star
 revision cannot both happen, so a cancel that races a completion has one winner.
 """
 
+import itertools
+import re
 import uuid
 from collections.abc import Callable, Collection, Sequence
 
@@ -36,6 +38,8 @@ from services.rpc.principals import caller
 log = structlog.get_logger()
 State = job_pb2.Job.State
 RESCUED_AT_ONCE = 1000
+# Of the 4 MiB that a message may have; progress is added to each job.
+PAGE_BYTES = 3 * 1024 * 1024
 TERMINAL = frozenset(
     [job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED]
 )
@@ -110,8 +114,9 @@ class Jobs:
         before = _sequence(page_token) if page_token else None
         account = caller().account or None
         rows = await self._store.page(account, states, before, count + 1)
-        token = encode_token(str(rows[count - 1][0])) if len(rows) > count else ""
-        return [await self._with_progress(job) for _, job in rows[:count]], token
+        fitting = _fitting(rows[:count])
+        token = encode_token(str(rows[fitting - 1][0])) if len(rows) > fitting else ""
+        return [await self._with_progress(job) for _, job in rows[:fitting]], token
 
     async def cancel(self, name: str) -> job_pb2.Job:
         """
@@ -166,7 +171,7 @@ class Jobs:
                 self._wake_dispatcher()
             return
         lost = Internal(
-            f"the device process ended while it drew this, {job.attempt_count} times",
+            f"the device was lost while it drew this, {job.attempt_count} times",
             reason=reasons.ERROR_REASON_DEVICE_LOST,
             metadata={"attempts": str(job.attempt_count)},
         )
@@ -197,7 +202,7 @@ class Jobs:
         account = caller().account
         if job is None or (account and job.account != account):
             raise NotFound(
-                f"no job {name!r}",
+                f"there is no job {name[:100]!r}",
                 reason=reasons.ERROR_REASON_JOB_NOT_FOUND,
                 metadata={"job": name[:100]},
             )
@@ -244,9 +249,15 @@ def _changed(job: job_pb2.Job, state: State.ValueType) -> job_pb2.Job:
 
 def _sequence(page_token: str) -> int:
     (text,) = decode_token(page_token, 1)
-    if not text.isdecimal():
+    if not re.fullmatch("[0-9]{1,18}", text):
         raise invalid("page_token", "page_token is not one that this server has given out")
     return int(text)
+
+
+def _fitting(rows: Sequence[tuple[int, job_pb2.Job]]) -> int:
+    """Count the jobs, from the first, that fit into one message; at least one."""
+    sizes = itertools.accumulate(job.ByteSize() for _, job in rows)
+    return max(1, sum(size <= PAGE_BYTES for size in sizes)) if rows else 0
 
 
 def _now() -> Timestamp:

@@ -19,7 +19,7 @@ from pictor.inference.v1.inference_service_pb2 import (
 )
 from pictor.inference.v1.job_pb2 import Job
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
-from services.inference.admission import admit, check_limits, model_id
+from services.inference.admission import admit, check_limits, check_origin, model_id
 from services.inference.jobs import Jobs
 from services.inference.stand_in import adapt
 from services.inference.watching import Watching
@@ -60,6 +60,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             raise invalid(
                 "generation.model", "model is missing", reasons.ERROR_REASON_FIELD_REQUIRED
             )
+        check_origin(request.dialect, request.receipt)
         model = await self._model(asked.model)
         check_limits(asked, model)
         size = None if request.validate_only else await self._input_size(asked)

@@ -9,6 +9,7 @@ holds an old revision, and its write changes nothing.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import stamina
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import (
     BigInteger,
@@ -22,14 +23,16 @@ from sqlalchemy import (
     and_,
     func,
     insert,
-    or_,
     select,
     update,
 )
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pictor.inference.v1 import job_pb2
 from services.database import open_database
+
+AWAY_SECONDS = 60.0
 
 TABLES = MetaData()
 
@@ -93,9 +96,12 @@ class JobStore:
             )
             await _add_event(connection, job)
 
+    @stamina.retry(on=OperationalError, attempts=None, timeout=AWAY_SECONDS, wait_max=2.0)
     async def change(self, job: job_pb2.Job) -> bool:
         """
         Write a job whose revision the caller has counted up by one, with the event.
+
+        Tried again for a minute while the database is locked or away: what was drawn is not lost.
 
         Returns:
             False if the stored revision is not the one before; nothing is changed then.
@@ -137,7 +143,7 @@ class JobStore:
         if account is not None:
             query = query.where(JOBS.c.account == account)
         if states:
-            query = query.where(or_(*(JOBS.c.state == state for state in states)))
+            query = query.where(JOBS.c.state.in_({int(state) for state in states}))
         if before is not None:
             query = query.where(JOBS.c.sequence < before)
         async with self._engine.connect() as connection:

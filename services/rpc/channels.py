@@ -13,7 +13,15 @@ import grpc
 import structlog
 from google.rpc import status_pb2
 
-from services.rpc.errors import SuiteError, from_status
+from pictor.errors.v1 import error_reason_pb2
+from services.rpc.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    SuiteError,
+    Unavailable,
+    Unsupported,
+    from_status,
+)
 from services.rpc.interceptors import REQUEST_ID_KEY
 from services.rpc.principals import ACCOUNT_KEY, SCOPES_KEY, caller
 
@@ -23,6 +31,7 @@ DEADLINE_SECONDS = 20.0
 UPLOAD_SECONDS = 300.0
 # Where gRPC puts a google.rpc.Status (grpc_status.rpc_status knows it under a private name too).
 DETAILS_KEY = "grpc-status-details-bin"
+log = structlog.get_logger()
 OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
@@ -50,8 +59,33 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> SuiteError:
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY:
             return from_status(status_pb2.Status.FromString(value))
-    code = error.code().value[0]
-    return from_status(status_pb2.Status(code=code, message=error.details() or error.code().name))
+    log.info("rpc.transport_failed", code=error.code().name, detail=error.details())
+    make = _TRANSPORT.get(error.code(), _away)
+    return make()
+
+
+def _away() -> SuiteError:
+    return Unavailable("a part of the suite does not answer", retry_after_seconds=1.0)
+
+
+def _late() -> SuiteError:
+    return DeadlineExceeded("the deadline passed before the answer was there")
+
+
+def _too_large() -> SuiteError:
+    # Neither side has an answer to this but a smaller message.
+    return InvalidRequest(
+        "a message is larger than 4 MiB", reason=error_reason_pb2.ERROR_REASON_REQUEST_TOO_LARGE
+    )
+
+
+# What gRPC itself says, without a service having spoken: its texts hold addresses, and its codes
+# mean other things than ours.
+_TRANSPORT: dict[grpc.StatusCode, Callable[[], SuiteError]] = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: _late,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: _too_large,
+    grpc.StatusCode.UNIMPLEMENTED: lambda: Unsupported("the service has no such method"),
+}
 
 
 class _Caller:
@@ -64,8 +98,10 @@ class _Caller:
 
     def sign(self, details: Any, deadline_seconds: float | None) -> Any:
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
-        metadata.add("authorization", f"Bearer {self._credential}")
         principal = caller()
+        # Who calls a public method without a key gains none by being passed on.
+        if principal.is_service or principal.account:
+            metadata.add("authorization", f"Bearer {self._credential}")
         if principal.account:
             metadata.add(ACCOUNT_KEY, principal.account)
             if not principal.is_service:

@@ -8,6 +8,7 @@ closed to everybody but the suite itself.
 
 import contextlib
 import hmac
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +26,7 @@ from services.rpc.errors import (
     Internal,
     SuiteError,
     Unauthenticated,
+    reason_name,
     to_status,
 )
 from services.rpc.principals import (
@@ -110,7 +112,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         context: Any,
     ) -> AsyncIterator[None]:
         metadata = dict(context.invocation_metadata() or ())
-        request_id = str(metadata.get(REQUEST_ID_KEY) or uuid.uuid4())
+        request_id = _request_id(str(metadata.get(REQUEST_ID_KEY, "")))
         structlog.contextvars.bind_contextvars(request_id=request_id, rpc=method)
         started = time.monotonic()
         try:
@@ -118,7 +120,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield
             log.debug("rpc.ok", seconds=round(time.monotonic() - started, 4))
         except SuiteError as error:
-            log.info("rpc.refused", code=error.code.name, reason=error.reason)
+            log.info("rpc.refused", code=error.code.name, reason=reason_name(error.reason))
             await context.abort_with_status(rpc_status.to_status(to_status(error, request_id)))
         except TimeoutError:
             late = DeadlineExceeded("the deadline passed before the answer was there")
@@ -166,6 +168,11 @@ def key_missing() -> Unauthenticated:
         "no API key: send it as 'authorization: Bearer KEY' or 'x-api-key: KEY'",
         reason=error_reason_pb2.ERROR_REASON_API_KEY_MISSING,
     )
+
+
+def _request_id(given: str) -> str:
+    """Keep the caller's id, unless it is none that a log line can hold."""
+    return given if re.fullmatch(r"[\w.:-]{1,100}", given) else str(uuid.uuid4())
 
 
 def _acting(metadata: dict[str, Any]) -> Principal:

@@ -101,7 +101,7 @@ def service_token(data_dir: pathlib.Path) -> str:
     """
     path = data_dir / TOKEN_FILE
     if not path.exists():
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_secret(path, secrets.token_urlsafe(32))
     return path.read_text(encoding="ascii").strip()
 

@@ -5,14 +5,23 @@ import contextlib
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
 from services.rpc import logs
-from services.rpc.settings import SettingError, address, choice, directory, read, setting, url
+from services.rpc.settings import (
+    SettingError,
+    address,
+    choice,
+    describe,
+    directory,
+    read,
+    setting,
+    url,
+)
 
 log = structlog.get_logger()
 
@@ -86,6 +95,8 @@ def run_process(
     running: Callable[[S], contextlib.AbstractAsyncContextManager[Any]],
     environ: Mapping[str, str],
     announce: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+    *,
+    arguments: Sequence[str] = (),
 ) -> None:
     """
     Read the settings, set up the logs, and run until SIGINT or SIGTERM.
@@ -97,13 +108,21 @@ def run_process(
         running: Runs the process within a block.
         environ: The environment.
         announce: Called with what *running* yields.
+        arguments: Of the command line; there are none, and any shows the settings.
     """
+    if arguments:
+        sys.exit(_usage(cls))
     try:
         settings = read(cls, environ)
         logs.configure(settings.log_level, settings.log_form)
         asyncio.run(run_until_stopped(running(settings), announce))
     except (SettingError, OSError) as error:
         sys.exit(f"pictor: {error}")
+
+
+def _usage(cls: type[object]) -> str:
+    lines = [f"  {s.variable:<30} {s.meaning} [{s.default}]" for s in describe(cls)]
+    return "\n".join(["There are no arguments; the settings are environment variables:", *lines])
 
 
 async def run_until_stopped(

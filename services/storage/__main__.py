@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
@@ -104,10 +105,10 @@ async def _sweeping(assets: Assets) -> AsyncIterator[None]:
         await asyncio.gather(sweeper, return_exceptions=True)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM."""
-    run_process(Settings, running, os.environ)
+    run_process(Settings, running, os.environ, arguments=arguments)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -160,9 +160,9 @@ def asset_id(name: str) -> str:
 def asset_missing(name: str) -> NotFound:
     """Make the error of an asset that does not exist, for this caller or at all."""
     return NotFound(
-        f"there is no asset {name!r}",
+        f"there is no asset {name[:100]!r}",
         reason=error_reason_pb2.ERROR_REASON_ASSET_NOT_FOUND,
-        metadata={"asset": name},
+        metadata={"asset": name[:100]},
     )
 
 

@@ -17,9 +17,11 @@ import structlog
 
 from pictor.worker.v1 import worker_pb2, worker_service_pb2, worker_service_pb2_grpc
 from services.inference.executor import DeviceLost, ExecutorSettings
+from services.inference.worker.__main__ import WorkerSettings
 from services.rpc.channels import open_channel
 from services.rpc.errors import DeadlineExceeded, Unavailable
 from services.rpc.principals import SUITE, become
+from services.rpc.settings import read
 
 MODULE = "services.inference.worker"
 STOP_SECONDS = 5.0
@@ -34,6 +36,8 @@ log = structlog.get_logger()
 @contextlib.asynccontextmanager
 async def open_executor(settings: ExecutorSettings) -> AsyncIterator["LocalExecutor"]:
     """Keep a device process running within the block."""
+    # The child reads the same environment: what is wrong with it stops this process, at once.
+    read(WorkerSettings, settings.environ)
     executor = LocalExecutor(settings)
     keeping = asyncio.create_task(executor.keep_running())
     try:
@@ -56,6 +60,7 @@ class LocalExecutor:
     def __init__(self, settings: ExecutorSettings) -> None:
         self._settings = settings
         self._channel: grpc.aio.Channel | None = None
+        self._process: asyncio.subprocess.Process | None = None
         self._up = asyncio.Event()
 
     async def ready(self) -> None:
@@ -79,16 +84,25 @@ class LocalExecutor:
             async for response in call:
                 yield response.report
         except (Unavailable, DeadlineExceeded) as error:
+            self._kill()
             raise DeviceLost(error.message) from error
         finally:
             call.cancel()
+
+    def _kill(self) -> None:
+        """End a process that does not answer: it may hang, and would be given the next job."""
+        if self._process and self._process.returncode is None:
+            self._process.kill()
 
     async def keep_running(self) -> None:
         """Start the process, and start it again when it ends; more slowly if it ends at once."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             started = time.monotonic()
-            await self._run_once()
+            try:
+                await self._run_once()
+            except Exception:
+                log.exception("device.start_failed")
             lived = time.monotonic() - started
             pause = FIRST_PAUSE_SECONDS if lived > HEALTHY_SECONDS else pause
             log.warning("device.ended", lived_seconds=round(lived, 1), pause_seconds=pause)
@@ -96,7 +110,7 @@ class LocalExecutor:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _run_once(self) -> None:
-        process = await asyncio.create_subprocess_exec(
+        self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             MODULE,

@@ -3,7 +3,7 @@
 import json
 
 from pictor.inference.v1 import generation_pb2
-from services.inference.worker.samplers import AUTOMATIC
+from services.inference.samplers import AUTOMATIC
 
 
 def infotext(generation: generation_pb2.Generation, *, seed: int, sampler: str, size: str) -> str:

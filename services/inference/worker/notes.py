@@ -6,10 +6,10 @@ from typing import Any
 from pictor.catalog.v1 import model_pb2
 from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.job_pb2 import ParameterNote
+from services.inference.samplers import Choice
 from services.inference.worker.families.family import Family
 from services.inference.worker.frames import Frame, Size
 from services.inference.worker.inputs import Inputs
-from services.inference.worker.samplers import Choice
 
 VALUE_CHARS = 100
 # Optional fields that a family may lack. Sizes, seeds and images every family has.

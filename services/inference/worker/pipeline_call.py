@@ -18,13 +18,13 @@ from pictor.catalog.v1.model_pb2 import Operation
 from pictor.errors.v1 import error_reason_pb2
 from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.progress_pb2 import Preview, Progress
+from services.inference.samplers import name_of, resolve
 from services.inference.worker import notes, previews
 from services.inference.worker.drawing import Drawing
 from services.inference.worker.families.family import Canvas, Family
 from services.inference.worker.frames import Frame, Size, frame, resized
 from services.inference.worker.inputs import Inputs
 from services.inference.worker.reports import Reports
-from services.inference.worker.samplers import name_of, resolve
 from services.inference.worker.weights import LoadedModel
 from services.rpc.errors import Internal, invalid
 

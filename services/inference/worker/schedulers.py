@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
-from services.inference.worker.samplers import Choice
+from services.inference.samplers import Choice
 
 # What is left of the signal where the model was trained with none: a noise of 80, which others too
 # take for infinite. diffusers' own 4096 is more than Heun can bear: in its first step the error of

@@ -14,10 +14,10 @@ import torch
 from pictor.catalog.v1 import model_pb2
 from pictor.catalog.v1.model_pb2 import Operation
 from pictor.errors.v1 import error_reason_pb2
+from services.inference.samplers import Choice
 from services.inference.worker.checkpoints import check, pipeline_class, unreadable
 from services.inference.worker.families import families, family_of
 from services.inference.worker.families.family import Family
-from services.inference.worker.samplers import Choice
 from services.inference.worker.schedulers import new_scheduler
 from services.rpc.errors import Internal, InvalidRequest
 

@@ -76,6 +76,12 @@ def model(**changes):
             "FIELD_UNSUPPORTED",
             "'ink': this server applies no LoRA",
         ),
+        ({"operation": 77}, "FIELD_INVALID", "operation 77 is none of the enum's"),
+        (
+            {"output": generation_pb2.Output(format=99)},
+            "FIELD_INVALID",
+            "format 99 is none of the enum's",
+        ),
         ({"mask": "assets/2"}, "INPUT_IMAGE_COUNT", "inpainting needs an input image"),
         (
             {"operation": model_pb2.OPERATION_INPAINT, "input_images": [IMAGE]},

@@ -12,6 +12,7 @@ from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2, 
 from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
 from pictor.worker.v1 import worker_pb2
 from services.inference.store import JobStore
+from services.paging import encode_token
 from services.rpc.channels import open_channel
 from services.rpc.errors import (
     Exhausted,
@@ -384,7 +385,7 @@ async def test_a_list_may_be_narrowed_to_states(service):
     assert [job.name for job in page.jobs] == [canceled]
 
 
-@pytest.mark.parametrize("token", ["x", "WyJ4Il0", "é"])
+@pytest.mark.parametrize("token", ["x", "WyJ4Il0", "é", encode_token("9" * 30)])
 async def test_a_page_token_that_was_not_given_out_is_refused(service, token):
     """
     A forged page token is INVALID_ARGUMENT.
@@ -440,6 +441,48 @@ async def test_another_accounts_image_cannot_be_used(service):
     with acting_for(ALICE):
         page = await service.stub.ListJobs(inference_service_pb2.ListJobsRequest())
     assert not page.jobs
+
+
+async def test_a_page_fits_into_one_message(service):
+    """
+    A page of jobs with very long prompts is cut short, and the next one goes on behind it.
+    """
+    service.executor.up.clear()
+    store = await JobStore.open(f"sqlite+aiosqlite:///{service.settings.data_dir / 'inference.db'}")
+    for number in range(100):
+        job = Job(name=f"jobs/{number}", account=ALICE, state=Job.STATE_CANCELED, revision=1)
+        job.generation.prompt = "x" * 60_000
+        await store.insert(job)
+    await store.close()
+
+    with acting_for(ALICE):
+        request = inference_service_pb2.ListJobsRequest(page_size=1000)
+        first = await service.stub.ListJobs(request)
+        request.page_token = first.next_page_token
+        second = await service.stub.ListJobs(request)
+
+    assert [len(page.jobs) for page in (first, second)] == [52, 48]
+    assert not second.next_page_token
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dialect": "x" * 64},
+        {"dialect": "a prompt in a log"},
+        {"receipt": [job_pb2.ParameterNote(requested="x" * 5000)]},
+        {"receipt": [job_pb2.ParameterNote(parameter="n")] * 51},
+    ],
+)
+async def test_what_a_caller_says_of_itself_is_bounded(service, fields):
+    """
+    Neither the job nor the logs take an origin or a receipt of any length.
+    """
+    generation = generation_pb2.Generation(model="pictor/shapes", prompt="x")
+    request = inference_service_pb2.CreateJobRequest(generation=generation, **fields)
+
+    with acting_for(ALICE), pytest.raises(InvalidRequest):
+        await service.stub.CreateJob(request)
 
 
 async def test_validating_queues_nothing(service):

@@ -9,10 +9,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pictor.accounts.v1 import account_pb2, accounts_service_pb2, accounts_service_pb2_grpc
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc, model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
+from services.rpc import logs
 from services.rpc.channels import open_channel
 from services.rpc.errors import (
     DeadlineExceeded,
     Internal,
+    InvalidRequest,
     NotFound,
     PermissionDenied,
     Unauthenticated,
@@ -146,6 +148,62 @@ async def test_a_defect_tells_the_request_id_and_nothing_else(address, capsys):
 
     assert "/srv/pictor" not in error.value.message
     assert error.value.request_id in error.value.message
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+async def test_a_traceback_shows_no_values(address, form, capsys):
+    """
+    The log of a defect has its traceback, and neither the caller's key nor the request.
+    """
+    logs.configure("info", form)
+    try:
+        async with catalog_as(address, "user") as stub:
+            with pytest.raises(Internal):
+                await stub.GetModel(get_model("defect"))
+    finally:
+        structlog.reset_defaults()
+
+    logged = capsys.readouterr().err
+    assert "RuntimeError" in logged
+    assert "raise RuntimeError" in logged or '"frames"' in logged
+    assert TOKEN not in logged
+    assert "Bearer" not in logged
+
+
+async def test_an_id_that_no_log_can_hold_is_replaced(address):
+    """
+    A caller's request id of ten thousand characters does not reach the logs.
+    """
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = catalog_service_pb2_grpc.CatalogServiceStub(channel)
+        for given in ("x" * 1000, "a b"):
+            metadata = [("x-request-id", given)]
+            assert len((await stub.GetModel(get_model("id"), metadata=metadata)).name) == 36
+
+
+async def test_who_calls_without_a_key_gains_none(address):
+    """
+    A public method that calls on does so without the suite's credential.
+    """
+    async with accounts_as(address, TOKEN) as stub:
+        become(Principal())
+        with pytest.raises(Unauthenticated):
+            await stub.GetAccount(GET_ACCOUNT)
+
+
+async def test_what_grpc_says_itself_is_told_in_our_words(address):
+    """
+    A message that is too large, and an address where nothing listens, are told without gRPC's text.
+    """
+    async with catalog_as(address, "user") as stub:
+        with pytest.raises(InvalidRequest, match="larger than 4 MiB") as large:
+            await stub.GetModel(get_model("x" * 5_000_000))
+    async with catalog_as("127.0.0.1:1", "user", deadline_seconds=5) as stub:
+        with pytest.raises(Unavailable, match="does not answer") as away:
+            await stub.GetModel(get_model("x"))
+
+    assert large.value.reason == reasons.ERROR_REASON_REQUEST_TOO_LARGE
+    assert "127.0.0.1" not in away.value.message
 
 
 async def test_who_may_call_is_read_from_the_protos(address):

@@ -9,8 +9,8 @@ from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.job_pb2 import ParameterNote
 from pictor.inference.v1.progress_pb2 import Progress
+from services.inference.samplers import available_samplers
 from services.inference.worker.inputs import Inputs
-from services.inference.worker.samplers import available_samplers
 from services.rpc.errors import Canceled, Internal, InvalidRequest
 
 # diffusers hands tensors to NumPy in the ways of NumPy 1.

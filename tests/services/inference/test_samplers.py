@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
-from services.inference.worker import samplers
-from services.inference.worker.samplers import check_sampler, resolve
+from services.inference import samplers
+from services.inference.samplers import check_sampler, resolve
 from services.rpc.errors import InvalidRequest
 
 
