@@ -77,6 +77,10 @@ class Replica:
             except SuiteError as error:
                 log.info("catalog.away", code=error.code.name)
                 pause = min(2 * pause, REPORT_SECONDS)
+            except Exception:
+                # Without reports the catalog would take a working device for a lost one.
+                log.exception("report.failed")
+                pause = REPORT_SECONDS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), pause)
 
