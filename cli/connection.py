@@ -4,6 +4,8 @@ How a command reaches the suite, and how it ends: settings, key, channels, error
 
 import asyncio
 import contextlib
+import re
+import signal
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,9 +22,11 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 KEY_FILE = "api-key"
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,500}")
 ANYBODY = "anybody"
-# What a shell says of a program that SIGINT ended.
+# What a shell says of a program that SIGINT or SIGTERM ended.
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         Failure: With the server's own sentence, if it refuses.
     """
     try:
-        return asyncio.run(work)
+        return asyncio.run(_until_terminated(work))
     except SuiteError as error:
         raise Failure(error.message) from None
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
+    except asyncio.CancelledError:
+        raise click.exceptions.Exit(TERMINATED) from None
 
 
 @contextlib.asynccontextmanager
@@ -86,17 +92,34 @@ def api_key(settings: CliSettings) -> str:
     Return the key: from the settings, or from the file that the first start of the suite writes.
 
     Raises:
-        Failure: If there is none.
+        Failure: If there is none, or it is no key.
     """
     file = settings.data_dir / KEY_FILE
+    if settings.api_key.strip():
+        return _checked(settings.api_key.strip(), "PICTOR_API_KEY")
     try:
-        return settings.api_key.strip() or file.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a key"
+        return _checked(file.read_text(encoding="utf-8", errors="replace").strip(), str(file))
+    except OSError as error:
         raise Failure(
-            f"no API key: PICTOR_API_KEY is not set, and {file} cannot be read ({reason}); set"
-            " PICTOR_API_KEY, or PICTOR_DATA_DIR to the suite's data folder"
+            f"no API key: PICTOR_API_KEY is not set, and {file} cannot be read ({error.strerror});"
+            " set PICTOR_API_KEY, or PICTOR_DATA_DIR to the suite's data folder"
         ) from None
+
+
+def _checked(key: str, place: str) -> str:
+    # gRPC's own error for such metadata repeats the key, and is none that a person understands.
+    if not _KEY.fullmatch(key):
+        raise Failure(
+            f"what {place} holds is not an API key: a key is ASCII letters, digits, - and _"
+        )
+    return key
+
+
+async def _until_terminated(work: Coroutine[Any, Any, T]) -> T:
+    """Do the work; SIGTERM cancels it, as Ctrl-C does by itself."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 async def _knock(address: str, variable: str) -> None:

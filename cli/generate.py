@@ -18,6 +18,12 @@ from pictor.storage.v1 import storage_service_pb2_grpc
 from services.rpc.errors import SuiteError
 
 FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
+# What no model exceeds; what the chosen one takes is the suite's to say.
+SIDES_PX = click.IntRange(1, 16_384)
+STEPS = click.IntRange(1, 1_000)
+IMAGES = click.IntRange(1, 100)
+GUIDANCE = click.FloatRange(0, 100)
+STRENGTH = click.FloatRange(0, 1)
 SEEDS = click.IntRange(0, 2**32 - 1)
 
 
@@ -34,18 +40,20 @@ class Inputs:
 @click.option("-o", "--output", type=FILE, required=True, help="The file; .png, .jpg or .webp.")
 @click.option("--model", default="pictor/shapes", show_default=True, help="Id or alias.")
 @click.option("--negative-prompt", default="", help="What should not be there.")
-@click.option("--width", "width_px", type=int, help="In pixels.")
-@click.option("--height", "height_px", type=int, help="In pixels.")
-@click.option("--steps", "step_count", type=int, help="Denoising steps.")
-@click.option("--guidance", "guidance_scale", type=float, help="How closely to follow the prompt.")
+@click.option("--width", "width_px", type=SIDES_PX, help="In pixels.")
+@click.option("--height", "height_px", type=SIDES_PX, help="In pixels.")
+@click.option("--steps", "step_count", type=STEPS, help="Denoising steps.")
+@click.option(
+    "--guidance", "guidance_scale", type=GUIDANCE, help="How closely to follow the prompt."
+)
 @click.option("--seed", type=SEEDS, help="Draws the same picture again.")
-@click.option("-n", "image_count", type=int, help="How many images: FILE-1.png, FILE-2.png, ...")
+@click.option("-n", "image_count", type=IMAGES, help="How many images: FILE-1.png, FILE-2.png, ...")
 @click.option("--sampler", help="E.g. 'Euler a'.")
 @click.option(
     "--input-image", "images", type=FILE, multiple=True, help="Start from this; may repeat."
 )
 @click.option("--mask", type=FILE, help="Repaint where it is white; needs --input-image.")
-@click.option("--strength", type=float, help="How much of the input image is redrawn, 0 to 1.")
+@click.option("--strength", type=STRENGTH, help="How much of the input image is redrawn, 0 to 1.")
 @click.pass_obj
 def generate(
     settings: CliSettings,
@@ -59,7 +67,8 @@ def generate(
     """
     Draw PROMPT and write it to a file.
 
-    What is left out takes the model's default; `pictor models` shows the models. Ctrl-C cancels.
+    What is left out takes the model's default; `pictor models` shows the models. Ctrl-C and
+    SIGTERM cancel.
     """
     if mask and not images:
         raise Failure("--mask needs an --input-image to repaint")

@@ -7,8 +7,10 @@ The gateway's process: HTTP in front, channels to the four services behind.
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ import structlog
 import uvicorn
 
 from gateway.app import build_app
+from gateway.connections import BoundedProtocol
 from gateway.dialect import Dialect, Preferences
 from gateway.routes import discover
 from gateway.suite import open_suite
@@ -24,6 +27,8 @@ from services.rpc.process import ProcessSettings, run_process
 from services.rpc.settings import setting, switch
 
 BACKLOG = 512
+# More are answered 503: each takes a file, and a process has some thousand of them.
+MOST_CONNECTIONS = 1000
 # Answers that take longer are cut off; their jobs go on.
 GRACE_SECONDS = 5
 
@@ -73,6 +78,8 @@ async def running(
     Raises:
         OSError: If the address is taken or does not exist here.
     """
+    # Where somebody has set up the standard library's logs already, this does nothing.
+    logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING)
     listener, bound = _listen(settings.http_address)
     server = _Server(_config(settings, bound, discover() if dialects is None else dialects))
     serving = asyncio.create_task(server.serve([listener]))
@@ -85,9 +92,9 @@ async def running(
         await serving
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM."""
-    run_process(Settings, running, os.environ)
+    run_process(Settings, running, os.environ, arguments=arguments)
 
 
 class _Server(uvicorn.Server):
@@ -103,6 +110,14 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         # Signals belong to the process, which may run more than this server.
         yield
+
+
+class _ToStructlog(logging.Handler):
+    """Writes what uvicorn and other libraries log in the form of all other lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info or None
+        log.log(record.levelno, record.name, message=record.getMessage(), exc_info=error)
 
 
 def _config(settings: Settings, bound: str, dialects: Sequence[Dialect]) -> uvicorn.Config:
@@ -131,6 +146,8 @@ def _config(settings: Settings, bound: str, dialects: Sequence[Dialect]) -> uvic
         access_log=False,
         lifespan="on",
         server_header=False,
+        http=BoundedProtocol,
+        limit_concurrency=MOST_CONNECTIONS,
         ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
@@ -151,4 +168,4 @@ def _listen(address: str) -> tuple[socket.socket, str]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -12,7 +12,7 @@ import structlog
 from starlette.responses import JSONResponse, Response
 
 from gateway.dialect import Answer, Dialect, Failure, Operation
-from gateway.status import status_of
+from gateway.status import RequestTimeout, status_of
 from pictor.inference.v1 import job_pb2
 from services.rpc.errors import Internal, SuiteError, Unauthenticated, Violation
 
@@ -71,6 +71,8 @@ def error_headers(error: SuiteError) -> dict[str, str]:
         headers["www-authenticate"] = "Bearer"
     if error.retry_after_seconds is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after_seconds))
+    if isinstance(error, RequestTimeout):
+        headers["connection"] = "close"
     if "allow" in error.metadata:
         headers["allow"] = error.metadata["allow"]
     return headers

@@ -48,12 +48,15 @@ def build_app(
             authenticator = AccountsAuthenticator(suite.channels[ACCOUNTS])
             yield {"suite": suite, "authenticator": authenticator}
 
-    routes = [
-        Route("/", Index(dialects)),
+    pages = [
+        Route("/", Index(dialects), methods=["GET"]),
         Route("/livez", livez),
         Route("/readyz", readyz),
+    ]
+    routes = [
+        *pages,
         *dialect_routes(facade, dialects),
         Route(f"{PREFIX}/{{path:path}}", NativeApi(door)),
-        Route("/{path:path}", Fallback(dialects)),
+        Route("/{path:path}", Fallback(dialects, [page.path for page in pages])),
     ]
     return Starlette(routes=routes, middleware=[Middleware(RequestLog)], lifespan=lifespan)

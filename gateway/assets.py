@@ -98,7 +98,8 @@ async def public_response(request: Request, asset_id: str) -> Response:
             metadata={"asset": f"assets/{asset_id}"},
         )
     headers = {**_HEADERS, "content-type": asset.media_type, "etag": f'"{asset.sha256}"'}
-    if headers["etag"] in request.headers.get("if-none-match", ""):
+    known = request.headers.get("if-none-match", "")
+    if headers["etag"] in known or known.strip() == "*":
         return Response(status_code=304, headers=headers)
     return await _bytes_response(request, asset, headers)
 

@@ -74,7 +74,8 @@ def request_json(
     Put path, body and query together into the JSON of the request message.
 
     Raises:
-        InvalidRequest: If the query names a field that is not there, or is of no use.
+        InvalidRequest: If the query names a field that is not there, gives one value twice, or
+            contradicts itself or the body.
     """
     message: dict[str, Any] = {}
     if binding.body == "*" and body is not None:
@@ -137,17 +138,33 @@ def _object(body: Any) -> dict[str, Any]:
 
 
 def _set_from_query(message: dict[str, Any], descriptor: Descriptor, name: str, value: str) -> None:
-    names, field = [], None
+    *outer, last = _fields(descriptor, name)
+    for field in outer:
+        message = _inner(message, field.name, name)
+    if last.is_repeated:
+        values = message.setdefault(last.name, [])
+        if not isinstance(values, list):
+            raise _unfit(name, f"{name[:100]} stands in the body too, and not as a list")
+        values.append(_scalar(last, value))
+    elif last.name in message:
+        raise _unfit(name, f"{name[:100]} is given twice; it takes one value")
+    else:
+        message[last.name] = _scalar(last, value)
+
+
+def _fields(descriptor: Descriptor, name: str) -> list[FieldDescriptor]:
+    """Walk from a message to a field of its fields; only a single message has something inside."""
+    fields: list[FieldDescriptor] = []
+    inside: Descriptor | None = descriptor
     for part in name.split("."):
-        field = descriptor.fields_by_camelcase_name.get(part) or descriptor.fields_by_name.get(part)
-        if field is None:
+        if inside is None or (fields and fields[-1].is_repeated):
             raise _no_field(name, descriptor)
-        names.append(field.name)
-        descriptor = field.message_type or descriptor
-    if field is not None and field.is_repeated:
-        _list(message, names).append(_scalar(field, value))
-    elif field is not None:
-        _set(message, names, _scalar(field, value))
+        field = inside.fields_by_camelcase_name.get(part) or inside.fields_by_name.get(part)
+        if field is None:
+            raise _no_field(name, inside)
+        fields.append(field)
+        inside = field.message_type
+    return fields
 
 
 def _scalar(field: FieldDescriptor, value: str) -> Any:
@@ -159,20 +176,23 @@ def _scalar(field: FieldDescriptor, value: str) -> Any:
 
 def _set(message: dict[str, Any], names: list[str], value: Any) -> None:
     for name in names[:-1]:
-        message = message.setdefault(name, {})
+        message = _inner(message, name, ".".join(names))
     message[names[-1]] = value
 
 
-def _list(message: dict[str, Any], names: list[str]) -> list[Any]:
-    for name in names[:-1]:
-        message = message.setdefault(name, {})
-    values: list[Any] = message.setdefault(names[-1], [])
-    return values
+def _inner(message: dict[str, Any], name: str, path: str) -> dict[str, Any]:
+    inner = message.setdefault(name, {})
+    if not isinstance(inner, dict):
+        raise _unfit(path, f"{path[:100]} leads into {name}, which is given as a value too")
+    return inner
+
+
+def _unfit(name: str, sentence: str) -> InvalidRequest:
+    return InvalidRequest(
+        sentence, violations=[Violation(name[:100], sentence, InvalidRequest.default_reason)]
+    )
 
 
 def _no_field(name: str, descriptor: Descriptor) -> InvalidRequest:
     known = ", ".join(field.camelcase_name for field in descriptor.fields) or "none"
-    sentence = f"the query names {name[:100]!r}; the fields here are: {known}"
-    return InvalidRequest(
-        sentence, violations=[Violation(name[:100], sentence, InvalidRequest.default_reason)]
-    )
+    return _unfit(name, f"the query names {name[:100]!r}; the fields here are: {known}")

@@ -1,36 +1,91 @@
 """
 Bodies: read with a cap, and parsed into JSON values or forms.
 
-Everything here is safe against bodies made to hurt: the size is counted while it arrives, depth
-ends in an error and not in the interpreter's, and text that UTF-8 cannot hold is refused.
+Everything here is safe against bodies made to hurt: the size is counted while it arrives, that of
+one body and that of all together; who is too slow is sent away; depth ends in an error and not in
+the interpreter's; and text that UTF-8 cannot hold is refused.
 """
 
 import asyncio
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import File, FormParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
 from gateway.dialect import Body
 from gateway.images import Upload
+from gateway.status import RequestTimeout
 from pictor.errors.v1 import error_reason_pb2 as reasons
-from services.rpc.errors import Canceled, InvalidRequest
+from services.rpc.errors import Canceled, InvalidRequest, Unavailable
 
 LIMIT_BYTES = 64 * 1024 * 1024
 # Parsing more than this takes long enough to be felt by other requests.
 PARSED_IN_LINE_BYTES = 256 * 1024
 MAX_DEPTH = 100
 MAX_PARTS = 1000
+RETRY_AFTER_SECONDS = 5
+_HELD = "gateway.held_bytes"
 
 Form = dict[str, list[str | Upload]]
 
 
-async def read_body(request: Request, kind: Body) -> Any:
+@dataclass(frozen=True)
+class Patience:
+    """
+    How long a body may take.
+
+    Attributes:
+        idle_seconds: Without a byte.
+        seconds: In all.
+    """
+
+    idle_seconds: float = 30.0
+    seconds: float = 300.0
+
+
+class Budget:
+    """
+    The room for the bodies of all requests together: each counts from its first byte to its answer.
+
+    Args:
+        limit_bytes: The room.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.held_bytes = 0
+        self._limit_bytes = limit_bytes
+
+    def take(self, scope: Scope, size_bytes: int) -> None:
+        """
+        Count bytes that a request has brought.
+
+        Raises:
+            Unavailable: If there is no room for them.
+        """
+        if self.held_bytes + size_bytes > self._limit_bytes:
+            raise Unavailable(
+                "the server is reading as many large requests as it can hold; try again later",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        self.held_bytes += size_bytes
+        scope[_HELD] = scope.get(_HELD, 0) + size_bytes
+
+    def release(self, scope: Scope) -> None:
+        """Count the bytes of a request that is answered no longer."""
+        self.held_bytes -= scope.pop(_HELD, 0)
+
+
+BUDGET = Budget(512 * 1024 * 1024)
+
+
+async def read_body(request: Request, kind: Body, limit_bytes: int = LIMIT_BYTES) -> Any:
     """
     Read what an operation wants to read; nothing of a body that nobody asked for.
 
@@ -40,37 +95,73 @@ async def read_body(request: Request, kind: Body) -> Any:
     Raises:
         InvalidRequest: With REQUEST_TOO_LARGE or BODY_INVALID.
         Canceled: If the caller left while sending.
+        RequestTimeout: If the caller is too slow.
+        Unavailable: If there is no room for the body now.
     """
     if kind is Body.NONE:
         return None
-    content = await read_bytes(request)
+    content = await read_bytes(request, limit_bytes)
     media_type = request.headers.get("content-type", "")
     if len(content) <= PARSED_IN_LINE_BYTES:
         return parse(content, media_type, kind)
     return await asyncio.to_thread(parse, content, media_type, kind)
 
 
-async def read_bytes(request: Request, limit_bytes: int = LIMIT_BYTES) -> bytes:
+async def read_bytes(
+    request: Request,
+    limit_bytes: int = LIMIT_BYTES,
+    *,
+    patience: Patience = Patience(),
+    budget: Budget = BUDGET,
+) -> bytes:
     """
     Read a body of at most *limit_bytes*; one that is declared larger is refused unread.
 
     Raises:
         InvalidRequest: With REQUEST_TOO_LARGE.
         Canceled: If the caller left while sending.
+        RequestTimeout: If the caller is too slow.
+        Unavailable: If there is no room for the body now.
     """
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit_bytes:
-        _too_large(limit_bytes)
+    if declared.isdigit() and (len(declared) > 18 or int(declared) > limit_bytes):
+        raise too_large(limit_bytes)
     chunks, size = [], 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit_bytes:
-                _too_large(limit_bytes)
-            chunks.append(chunk)
+        async with asyncio.timeout(patience.seconds):
+            async for chunk in _chunks(request, patience):
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise too_large(limit_bytes)
+                budget.take(request.scope, len(chunk))
+                chunks.append(chunk)
     except ClientDisconnect:
         raise Canceled("the caller left before its request was complete") from None
+    except TimeoutError:
+        raise RequestTimeout(
+            f"the request body did not arrive: {patience.idle_seconds:g} s passed without a byte,"
+            f" or {patience.seconds:g} s in all"
+        ) from None
     return b"".join(chunks)
+
+
+def too_large(limit_bytes: int) -> InvalidRequest:
+    """Make the error of a body with more than *limit_bytes*."""
+    return InvalidRequest(
+        f"the request has more than {limit_bytes} bytes, which is the most that is accepted here",
+        reason=reasons.ERROR_REASON_REQUEST_TOO_LARGE,
+        metadata={"limit_bytes": str(limit_bytes)},
+    )
+
+
+async def _chunks(request: Request, patience: Patience) -> AsyncIterator[bytes]:
+    stream = aiter(request.stream())
+    while True:
+        async with asyncio.timeout(patience.idle_seconds):
+            chunk = await anext(stream, None)
+        if chunk is None:
+            return
+        yield chunk
 
 
 def parse(content: bytes, media_type: str, kind: Body) -> Any:
@@ -189,11 +280,3 @@ def _no_constant(name: str) -> NoReturn:
 
 def _invalid(message: str) -> NoReturn:
     raise InvalidRequest(message, reason=reasons.ERROR_REASON_BODY_INVALID)
-
-
-def _too_large(limit_bytes: int) -> NoReturn:
-    raise InvalidRequest(
-        f"the request body has more than {limit_bytes} bytes",
-        reason=reasons.ERROR_REASON_REQUEST_TOO_LARGE,
-        metadata={"limit_bytes": str(limit_bytes)},
-    )

@@ -40,6 +40,7 @@ from gateway.dialect import (
     ShowResult,
 )
 from gateway.events import HEARTBEAT, event_response, event_text, with_heartbeats
+from gateway.fields import check_names
 from gateway.suite import Suite
 from pictor.catalog.v1 import catalog_service_pb2, model_pb2
 from pictor.inference.v1 import inference_service_pb2, job_pb2
@@ -118,6 +119,7 @@ class Facade:
         operation, request = visit.operation, visit.request
         if not operation.public:
             await self._door.admit(request, visit.dialect.credential, operation.scope)
+        check_names(request.path_params.values())
         body = await read_body(request, operation.body)
         visit.call = replace(visit.call, body=body, route=operation.path)
         return await _HANDLERS[type(operation)](visit, operation)
@@ -225,7 +227,7 @@ async def _cancel_job(visit: Visit, operation: CancelJob) -> Response:
 async def _show_result(visit: Visit, operation: ShowResult) -> Response:
     job = await _get_job(visit, operation.decode(visit.call))
     if job.dialect != visit.dialect.name:
-        raise NotFound(f"no result of a job {operation.decode(visit.call)!r}")
+        raise NotFound(f"no result of a job {operation.decode(visit.call)[:100]!r}")
     if job.state not in jobs.TERMINAL:
         waited = await _unless_gone(
             visit.request, jobs.finished(visit.suite, job.name, operation.wait_seconds)

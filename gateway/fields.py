@@ -11,14 +11,18 @@ raises one InvalidRequest with every violation, in the order in which the fields
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gateway.images import InputFile, Upload
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.errors.v1.error_reason_pb2 import ErrorReason
-from services.rpc.errors import InvalidRequest, Violation
+from services.rpc.errors import InvalidRequest, NotFound, Violation
 
+# More than any model reads, and far less than the 4 MiB of a gRPC message. Images are no texts.
+TEXT_CHARACTERS = 100_000
+# More than any id has; an error that repeats an id must fit into gRPC's 8 KiB of metadata.
+NAME_CHARACTERS = 500
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -77,8 +81,25 @@ class Fields:
                 violations=self._violations,
             )
 
-    def text(self, name: str, *, required: bool = False) -> str | None:
-        """Return a text; a required one must not be blank."""
+    def prompt(self, name: str, *, required: bool = False) -> str | None:
+        """Return a text that is too long, if it is, in the way in which a model says so."""
+        reason = reasons.ERROR_REASON_PROMPT_TOO_LONG
+        return self.text(name, required=required, too_long=reason)
+
+    def name(self, name: str, *, required: bool = False) -> str | None:
+        """Return a text that names something, such as a model."""
+        reason = reasons.ERROR_REASON_FIELD_INVALID
+        return self.text(name, required=required, most=NAME_CHARACTERS, too_long=reason)
+
+    def text(
+        self,
+        name: str,
+        *,
+        required: bool = False,
+        most: int = TEXT_CHARACTERS,
+        too_long: ErrorReason.ValueType = reasons.ERROR_REASON_REQUEST_TOO_LARGE,
+    ) -> str | None:
+        """Return a text of at most *most* characters; a required one must not be blank."""
         value = self.value(name)
         if value is None and not required:
             return None
@@ -86,6 +107,9 @@ class Fields:
             self.blame(name, f"{name} is missing", reasons.ERROR_REASON_FIELD_REQUIRED)
         elif not isinstance(value, str):
             self.blame(name, f"{name} must be a text; it is {_kind(value)}")
+        elif len(value) > most:
+            rule = f"{name} has {len(value)} characters; at most {most} are accepted"
+            self.blame(name, rule, too_long)
         else:
             return value
         return None
@@ -98,7 +122,7 @@ class Fields:
             return None
         return value
 
-    def integer(self, name: str, *, least: int, most: int) -> int | None:
+    def integer(self, name: str, *, least: float = -math.inf, most: float = math.inf) -> int | None:
         """Return a whole number within the bounds; 3.0 counts as one, "3" only in a form."""
         number = self._number(name)
         if number is None:
@@ -187,6 +211,17 @@ def _kind(value: object) -> str:
         type(None): "null",
     }
     return names.get(type(value), type(value).__name__)
+
+
+def check_names(values: Iterable[str]) -> None:
+    """
+    Insist that what stands in a path can be the name of something.
+
+    Raises:
+        NotFound: If one is longer than NAME_CHARACTERS.
+    """
+    if any(len(value) > NAME_CHARACTERS for value in values):
+        raise NotFound(f"nothing here has a name of more than {NAME_CHARACTERS} characters")
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,7 @@
-"""What happens around every HTTP request: a request id, a clean principal, one log line."""
+"""
+What happens around every HTTP request: a request id, a clean principal, one log line, and an end to
+the room that its body takes.
+"""
 
 import re
 import time
@@ -8,6 +11,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.bodies import BUDGET
 from services.rpc.interceptors import REQUEST_ID_KEY
 from services.rpc.principals import SUITE, become
 
@@ -49,6 +53,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            BUDGET.release(scope)
             log.info(
                 "http.answered",
                 method=scope["method"],

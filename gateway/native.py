@@ -5,6 +5,7 @@ Requests become messages by ``bindings``; messages go out as proto JSON, streams
 events, errors as ``{"error": google.rpc.Status}`` with the HTTP status for a code, as in AIP-193.
 """
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -19,9 +20,10 @@ from starlette.types import Receive, Scope, Send
 from gateway.answers import error_headers, internal_error
 from gateway.auth import Door
 from gateway.bindings import Binding, bindings_of, request_json
-from gateway.bodies import read_body
+from gateway.bodies import read_body, too_large
 from gateway.dialect import Body, Credential
 from gateway.events import HEARTBEAT, event_response, event_text, with_heartbeats
+from gateway.fields import check_names
 from gateway.routes import method_not_allowed
 from gateway.status import status_of
 from gateway.suite import SERVICES
@@ -31,6 +33,10 @@ from services.rpc.errors import InvalidRequest, NotFound, SuiteError, to_status
 log = structlog.get_logger()
 
 PREFIX = "/pictor"
+# gRPC takes messages of 4 MiB; what is written as JSON is never shorter.
+MESSAGE_BYTES = 4 * 1024 * 1024
+# Longer words of the caller are cut where a sentence repeats them.
+_LONG_WORD = re.compile(r"\S{101,}")
 
 
 class NativeApi:
@@ -61,6 +67,7 @@ class NativeApi:
 
     async def _answer(self, request: Request) -> Response:
         binding = _match(self._bindings, request)
+        structlog.contextvars.bind_contextvars(rpc=binding.rpc)
         if not binding.access.public:
             await self._door.admit(request, Credential.BEARER, binding.access.scope)
         message = await _read_message(binding, request)
@@ -96,26 +103,36 @@ def _match(bindings: Sequence[Binding], request: Request) -> Binding:
     matches = [binding for binding in bindings if binding.pattern.fullmatch(path)]
     for binding in matches:
         if binding.verb == verb:
-            return binding
+            return _with_short_names(binding, path)
     if matches:
         raise method_not_allowed(request.method, path, [binding.verb for binding in matches])
     raise NotFound(
-        f"nothing is at {path[:200]}; the protos under protos/pictor list what is here",
+        f"nothing is at {path[:100]}; the protos under protos/pictor list what is here",
         reason=reasons.ERROR_REASON_ROUTE_NOT_FOUND,
     )
 
 
+def _with_short_names(binding: Binding, path: str) -> Binding:
+    match = binding.pattern.fullmatch(path)
+    check_names(match.groups() if match else ())
+    return binding
+
+
 async def _read_message(binding: Binding, request: Request) -> Message:
-    body = await read_body(request, Body.OPTIONAL_JSON if binding.body else Body.NONE)
+    kind = Body.OPTIONAL_JSON if binding.body else Body.NONE
+    body = await read_body(request, kind, MESSAGE_BYTES)
     query = [(k, v) for k, v in request.query_params.multi_items() if k != "key"]
     values = request_json(binding, request.scope["path"], body, query)
     message = message_factory.GetMessageClass(binding.method.input_type)()
     try:
         json_format.ParseDict(values, message)
-    except (json_format.ParseError, ValueError, TypeError) as error:
+    except (json_format.ParseError, ValueError, TypeError, ArithmeticError) as error:
+        text = _LONG_WORD.sub(lambda word: f"{word[0][:97]}...", str(error))[:400]
         raise InvalidRequest(
-            f"the request does not fit {message.DESCRIPTOR.name}: {error}"
+            f"the request does not fit {message.DESCRIPTOR.name}: {text}"
         ) from None
+    if message.ByteSize() > MESSAGE_BYTES:
+        raise too_large(MESSAGE_BYTES)
     _resume(message, request)
     return message
 

@@ -49,10 +49,12 @@ class Fallback:
 
     Args:
         dialects: All of them.
+        pages: The paths for GET that belong to no dialect.
     """
 
-    def __init__(self, dialects: Sequence[Dialect]) -> None:
+    def __init__(self, dialects: Sequence[Dialect], pages: Sequence[str] = ()) -> None:
         self._dialects = dialects
+        self._pages = pages
         self._patterns = [
             (compile_path(operation.path)[0], operation.method, dialect)
             for dialect in dialects
@@ -65,6 +67,8 @@ class Fallback:
         await response(scope, receive, send)
 
     def _refuse(self, method: str, path: str) -> Response:
+        if path in self._pages:
+            return plain_refusal(method_not_allowed(method, path, ["GET"]))
         matches = [(m, d) for pattern, m, d in self._patterns if pattern.match(path)]
         if not matches:
             return not_found_response(self._owner(path), path)
@@ -84,7 +88,7 @@ class Fallback:
 def not_found_response(owner: Dialect | None, path: str) -> Response:
     """Answer that there is nothing at *path*, in the envelope of its owner."""
     error = NotFound(
-        f"nothing is at {path[:200]}; GET / lists what is here",
+        f"nothing is at {path[:100]}; GET / lists what is here",
         reason=reasons.ERROR_REASON_ROUTE_NOT_FOUND,
     )
     return refusal(owner, error) if owner else plain_refusal(error)
@@ -101,7 +105,7 @@ def method_not_allowed(method: str, path: str, allowed: Sequence[str]) -> SuiteE
     everything = {*allowed, *(["HEAD"] if "GET" in allowed else [])}
     allow = ", ".join(sorted(everything))
     return Unsupported(
-        f"{method} is not for {path[:200]}; use {allow}",
+        f"{method[:20]} is not for {path[:100]}; use {allow}",
         reason=reasons.ERROR_REASON_METHOD_NOT_ALLOWED,
         metadata={"allow": allow},
     )

@@ -11,7 +11,15 @@ import grpc
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.errors.v1.error_reason_pb2 import ErrorReason
-from services.rpc.errors import SuiteError
+from services.rpc.errors import DeadlineExceeded, SuiteError
+
+
+class RequestTimeout(DeadlineExceeded):
+    """The caller took too long to send its request, of which gRPC knows nothing."""
+
+
+# 408 invites to send it again, on a new connection.
+TIMEOUT = 408
 
 OF_CODE: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.OK: 200,
@@ -50,5 +58,7 @@ OF_REASON: dict[ErrorReason.ValueType, int] = {
 
 def status_of(error: SuiteError, departures: Mapping[ErrorReason.ValueType, int]) -> int:
     """Return the HTTP status of an error: the dialect's, else the reason's, else the code's."""
+    if isinstance(error, RequestTimeout):
+        return TIMEOUT
     fallback = OF_REASON.get(error.reason, OF_CODE[error.code])
     return departures.get(error.reason, fallback)

@@ -33,6 +33,7 @@ from pictor.inference.v1 import generation_pb2, job_pb2
 Note = job_pb2.ParameterNote
 
 MAX_IMAGES = 10
+MAX_PARTIAL_IMAGES = 3
 MAX_SIDE_PX = 16_384
 MAX_SEED = 2**32 - 1
 QUALITIES = ["auto", "standard", "hd", "low", "medium", "high", "xhigh", "max"]
@@ -92,7 +93,7 @@ def decode_generation(call: Call) -> Order:
     """Read POST /v1/images/generations; null is the same as absent, unknown fields are ignored."""
     fields = Fields(call.body)
     notes: list[job_pb2.ParameterNote] = []
-    prompt = fields.text("prompt", required=True)
+    prompt = fields.prompt("prompt", required=True)
     model = _model_id(fields, call.preferences)
     width_px, height_px = _size(fields)
     quality = fields.choice("quality", QUALITIES) or "auto"
@@ -100,7 +101,7 @@ def decode_generation(call: Call) -> Order:
     generation = generation_pb2.Generation(
         model=f"models/{model}",
         prompt=prompt or "",
-        negative_prompt=fields.text("negative_prompt") or "",
+        negative_prompt=fields.prompt("negative_prompt") or "",
         width_px=width_px,
         height_px=height_px,
         step_count=fields.integer("steps", least=1, most=1_000),
@@ -109,6 +110,8 @@ def decode_generation(call: Call) -> Order:
         image_count=_count(fields, notes),
         output=_output(fields, notes),
     )
+    # Checked also where nothing streams: a number that is wrong then is wrong now.
+    fields.integer("partial_images", least=0, most=MAX_PARTIAL_IMAGES)
     _refuse_what_is_not_there_yet(fields)
     notes.extend(_ignored(fields, "style", "moderation", "background"))
     echo = {
@@ -196,8 +199,9 @@ def _type(failure: Failure) -> str:
 
 
 def _model_id(fields: Fields, preferences: Preferences) -> str | None:
-    model = fields.text("model") or preferences.default_model
-    if not model:
+    given = fields.value("model") not in (None, "")
+    model = fields.name("model") if given else preferences.default_model
+    if not model and not given:
         fields.blame(
             "model",
             "model is missing, and this server has no default model; GET /v1/models lists them",
@@ -219,12 +223,12 @@ def _size(fields: Fields) -> tuple[int | None, int | None]:
 
 
 def _count(fields: Fields, notes: list[job_pb2.ParameterNote]) -> int | None:
-    asked = fields.integer("n", least=-(2**63), most=2**63)
+    asked = fields.integer("n")
     if asked is None:
         return None
     used = min(max(asked, 1), MAX_IMAGES)
     if used != asked:
-        notes.append(_clamped(str(asked), used))
+        notes.append(_clamped(str(fields.value("n"))[:40], used))
     return used
 
 

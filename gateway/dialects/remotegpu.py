@@ -54,12 +54,12 @@ DETAIL_TYPES = {
 def decode_image(call: Call) -> Order:
     """Read POST /v1/inference/image; unknown fields are ignored, null is the same as absent."""
     fields = Fields(call.body)
-    prompt = fields.text("prompt", required=True)
-    model = fields.text("model", required=True)
+    prompt = fields.prompt("prompt", required=True)
+    model = fields.name("model", required=True)
     generation = generation_pb2.Generation(
         model=f"models/{model}",
         prompt=prompt or "",
-        negative_prompt=fields.text("negative_prompt") or "",
+        negative_prompt=fields.prompt("negative_prompt") or "",
         width_px=fields.integer("width", least=1, most=MAX_SIDE_PX),
         height_px=fields.integer("height", least=1, most=MAX_SIDE_PX),
         step_count=fields.integer("steps", least=1, most=MAX_STEPS),

@@ -105,17 +105,31 @@ class _Pace:
 def _state_responses(
     events: Sequence[Event], job: job_pb2.Job, *, opening: bool
 ) -> Iterator[Response]:
-    for event in events[:-1]:
-        yield Response(revision=event.revision, state=event.state, event_time=event.event_time)
-    if events or opening:
-        whole = opening or job.state in TERMINAL
-        yield Response(
-            revision=job.revision,
-            state=job.state,
-            progress=job.progress,
-            job=job if whole else None,
-            event_time=events[-1].event_time if events else _now(),
-        )
+    """Tell changes in order; the whole job comes first of all, and at its end."""
+    if opening and not events:
+        yield _response(job.revision, job, _now(), whole=True)
+    for event in events:
+        is_last = event is events[-1]
+        whole = (opening and event is events[0]) or (is_last and job.state in TERMINAL)
+        if is_last:
+            yield _response(event.revision, job, event.event_time, whole=whole)
+        else:
+            yield Response(
+                revision=event.revision,
+                state=event.state,
+                job=job if whole else None,
+                event_time=event.event_time,
+            )
+
+
+def _response(revision: int, job: job_pb2.Job, event_time: Timestamp, *, whole: bool) -> Response:
+    return Response(
+        revision=revision,
+        state=job.state,
+        progress=job.progress,
+        job=job if whole else None,
+        event_time=event_time,
+    )
 
 
 def _now() -> Timestamp:

@@ -120,7 +120,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield
             log.debug("rpc.ok", seconds=round(time.monotonic() - started, 4))
         except SuiteError as error:
-            log.info("rpc.refused", code=error.code.name, reason=reason_name(error.reason))
+            log.debug("rpc.refused", code=error.code.name, reason=reason_name(error.reason))
             await context.abort_with_status(rpc_status.to_status(to_status(error, request_id)))
         except TimeoutError:
             late = DeadlineExceeded("the deadline passed before the answer was there")

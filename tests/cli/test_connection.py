@@ -63,6 +63,55 @@ async def test_a_refused_key_is_the_servers_sentence(office: Any):
     assert "Traceback" not in outcome.errors
 
 
+@pytest.mark.parametrize("key", ["pk_é", "pk a", "pk_\udcff", "k" * 501])
+async def test_what_is_no_key_is_one_line(office: Any, key: str):
+    """
+    What cannot be a key is refused before it is sent, and is not repeated.
+    """
+    outcome = await office.run("keys", "list", PICTOR_API_KEY=key)
+
+    assert outcome.status == 1
+    assert outcome.errors == (
+        "error: what PICTOR_API_KEY holds is not an API key:"
+        " a key is ASCII letters, digits, - and _\n"
+    )
+
+
+async def test_a_key_file_that_holds_no_key_is_one_line(office: Any, tmp_path: Path):
+    """
+    The file is named; its bytes stay where they are.
+    """
+    (tmp_path / "api-key").write_bytes(b"\xff\xfe")
+    outcome = await office.run("keys", "list", PICTOR_DATA_DIR=str(tmp_path))
+
+    assert outcome.status == 1
+    assert outcome.errors.startswith(f"error: what {tmp_path / 'api-key'} holds is not an API key")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "bounds"),
+    [
+        ("--width", "700000000000", "1<=x<=16384"),
+        ("--height", "0", "1<=x<=16384"),
+        ("--steps", "0", "1<=x<=1000"),
+        ("-n", "101", "1<=x<=100"),
+        ("--guidance", "-1", "0<=x<=100"),
+        ("--strength", "2", "0<=x<=1"),
+    ],
+)
+async def test_an_absurd_number_names_option_value_and_range(
+    nowhere: Any, option: str, value: str, bounds: str
+):
+    """
+    A number that no model takes is refused by the option, before anything is asked.
+    """
+    outcome = await nowhere.run("generate", "a circle", "-o", "c.png", option, value)
+
+    assert outcome.status == 2
+    for part in (option, value, bounds):
+        assert part in outcome.errors
+
+
 async def test_a_bad_setting_names_variable_value_and_rule(nowhere: Any):
     """
     A variable that breaks its rule is named before anything is asked.

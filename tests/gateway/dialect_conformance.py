@@ -46,6 +46,18 @@ class DialectConformance:
             for prefix in self.dialect.prefixes:
                 await self.refused(await client.get(f"{prefix}/there/is/nothing"), 404)
 
+    async def test_a_name_that_is_too_long_is_404(self, house):
+        """
+        What no thing is called is looked for nowhere.
+        """
+        paths = {one.path for one in self.dialect.operations if "{" in one.path}
+        async with house.client() as client:
+            for path in paths:
+                start, end = path.index("{"), path.index("}") + 1
+                reply = await client.get(f"{path[:start]}{'x' * 20_000}{path[end:]}")
+                await self.refused(reply, 404)
+                assert "x" * 101 not in reply.text
+
     async def test_a_wrong_method_is_405_and_names_the_right_ones(self, house):
         """
         A path that exists for other methods says which, in the Allow header.

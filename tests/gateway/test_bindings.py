@@ -86,10 +86,44 @@ def test_nested_fields_come_from_the_query():
     assert nested == {"account": {"display_name": "x"}}
 
 
-@pytest.mark.parametrize("name", ["nothing", "pageSize.more", "states.x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nothing",
+        "",
+        ".",
+        "pageSize.more",
+        "pageToken.pageToken",
+        "states.x",
+        "states.states",
+        "pageSize..pageSize",
+        "pageToken" + ".pageToken" * 5000,
+    ],
+)
 def test_an_unknown_query_parameter_is_refused(name):
     """
     A misspelt filter would otherwise show more than was asked for.
     """
     with pytest.raises(InvalidRequest, match="the fields here are"):
         request_json(match("GET", "/pictor/v1/jobs")[0], "/pictor/v1/jobs", None, [(name, "1")])
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "body", "query"),
+    [
+        ("GET", "/pictor/v1/jobs", None, [("pageToken", "a"), ("pageToken.pageToken", "b")]),
+        ("GET", "/pictor/v1/jobs", None, [("pageSize", "1"), ("page_size", "2")]),
+        ("POST", "/pictor/v1/accounts", None, [("account", "a"), ("account.displayName", "b")]),
+        ("POST", "/pictor/v1/accounts", None, [("account.displayName", "b"), ("account", "a")]),
+        ("POST", "/pictor/v1/accounts", [1], [("account.displayName", "b")]),
+        ("POST", "/pictor/v1/accounts/a/apiKeys", {"scopes": "x"}, [("apiKey.scopes", "y")]),
+    ],
+)
+def test_a_query_that_contradicts_itself_or_the_body_is_refused(verb, path, body, query):
+    """
+    One value is given once, and what is a value has nothing inside.
+    """
+    with pytest.raises(InvalidRequest) as error:
+        request_json(match(verb, path)[0], path, body, query)
+
+    assert error.value.violations[0].field

@@ -1,8 +1,13 @@
-import pytest
+import asyncio
 
-from gateway.bodies import parse_form, parse_json
+import pytest
+from starlette.requests import Request
+
+from gateway.answers import error_headers
+from gateway.bodies import BUDGET, Budget, Patience, parse_form, parse_json, read_bytes
 from gateway.images import Upload
-from services.rpc.errors import InvalidRequest
+from gateway.status import RequestTimeout, status_of
+from services.rpc.errors import InvalidRequest, Unavailable
 
 MULTIPART = "multipart/form-data; boundary=--x--"
 
@@ -98,3 +103,59 @@ def test_a_broken_form_is_the_callers_mistake(content, media_type):
     """
     with pytest.raises(InvalidRequest):
         parse_form(content, media_type)
+
+
+def sending(*chunks, pause=0.0):
+    """Make a request whose body comes in chunks, with a pause before each."""
+    left = list(chunks)
+
+    async def receive():
+        await asyncio.sleep(pause)
+        chunk = left.pop(0)
+        return {"type": "http.request", "body": chunk, "more_body": bool(left)}
+
+    return Request({"type": "http", "headers": []}, receive)
+
+
+@pytest.mark.parametrize(
+    ("patience", "pause"), [(Patience(0.05, 9), 0.2), (Patience(9, 0.05), 0.02)]
+)
+async def test_a_body_that_comes_too_slowly_is_408(patience, pause):
+    """
+    Neither a pause nor a drip holds a request open, and the connection is not used again.
+    """
+    with pytest.raises(RequestTimeout) as error:
+        await read_bytes(sending(*[b"a"] * 50, pause=pause), patience=patience, budget=Budget(50))
+
+    assert status_of(error.value, {}) == 408
+    assert error_headers(error.value)["connection"] == "close"
+
+
+async def test_bodies_share_the_room():
+    """
+    Where others fill it a body is refused for now; the room is free again with their answers.
+    """
+    budget = Budget(10)
+    first, second = sending(b"1234", b"5678"), sending(b"abc")
+
+    assert await read_bytes(first, budget=budget) == b"12345678"
+    with pytest.raises(Unavailable) as error:
+        await read_bytes(second, budget=budget)
+    assert error_headers(error.value)["retry-after"] == "5"
+
+    budget.release(first.scope)
+    budget.release(second.scope)
+    assert budget.held_bytes == 0
+    assert await read_bytes(sending(b"abc"), budget=budget) == b"abc"
+
+
+async def test_an_answered_request_takes_no_room(house):
+    """
+    Good and bad requests alike give back what they took.
+    """
+    async with house.client() as client:
+        for content in (b"{}", b"{", b"a" * 70_000):
+            await client.post("/v1/images/generations", content=content)
+            await client.post("/pictor/v1/jobs", content=content)
+
+    assert BUDGET.held_bytes == 0

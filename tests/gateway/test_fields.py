@@ -2,7 +2,7 @@ import pytest
 
 from gateway.fields import Fields
 from gateway.images import Upload
-from services.rpc.errors import InvalidRequest
+from services.rpc.errors import InvalidRequest, reason_name
 
 
 def test_a_forms_texts_are_read_as_what_they_mean():
@@ -63,3 +63,21 @@ def test_an_error_names_value_and_rule():
     assert error.value.message == (
         "steps 0 is outside 1 to 150; quality 'best' is not one of low, high"
     )
+
+
+def test_a_text_and_a_name_have_a_length():
+    """
+    What no model reads is refused here, and is not repeated.
+    """
+    fields = Fields({"prompt": "a" * 100_001, "style": "b" * 100_001, "model": "c" * 501})
+
+    assert fields.prompt("prompt") is fields.text("style") is fields.name("model") is None
+    with pytest.raises(InvalidRequest) as error:
+        fields.check()
+    assert [reason_name(v.reason) for v in error.value.violations] == [
+        "PROMPT_TOO_LONG",
+        "REQUEST_TOO_LARGE",
+        "FIELD_INVALID",
+    ]
+    assert "prompt has 100001 characters; at most 100000 are accepted" in error.value.message
+    assert len(error.value.message) < 300

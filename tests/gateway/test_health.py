@@ -1,6 +1,7 @@
 import contextlib
 
 import httpx
+import pytest
 
 from gateway import __main__ as gateway
 from services.rpc.settings import read
@@ -65,3 +66,16 @@ async def test_a_callers_request_id_is_kept_if_it_is_fit(house):
 
     assert kept.headers["x-request-id"] == "trace-0123"
     assert "script" not in replaced.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz"])
+@pytest.mark.parametrize("method", ["POST", "DELETE", "TRACE"])
+async def test_the_suites_own_pages_are_only_read(house, method, path):
+    """
+    Any other method is 405, and Allow says which ones there are.
+    """
+    async with house.client("") as client:
+        reply = await client.request(method, path)
+
+    assert reply.status_code == 405
+    assert reply.headers["allow"] == "GET, HEAD"

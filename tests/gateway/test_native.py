@@ -123,6 +123,15 @@ async def test_a_silent_stream_is_kept_open_by_comments():
         ("TRACE", "/pictor/v1/jobs", 405, "METHOD_NOT_ALLOWED"),
         ("GET", "/pictor/v1/jobs?pageSize=many", 400, "FIELD_INVALID"),
         ("GET", "/pictor/v1/jobs?color=red", 400, "FIELD_INVALID"),
+        ("GET", "/pictor/v1/jobs?pageToken=a&pageToken.pageToken=b", 400, "FIELD_INVALID"),
+        ("GET", "/pictor/v1/jobs?pageSize=1&pageSize=2", 400, "FIELD_INVALID"),
+        ("GET", "/pictor/v1/jobs?pageSize=1e999", 400, "FIELD_INVALID"),
+        ("GET", "/pictor/v1/jobs?pageSize=99999999999999999999", 400, "FIELD_INVALID"),
+        ("GET", "/pictor/v1/jobs?states=STATE_NONE", 400, "FIELD_INVALID"),
+        ("GET", "/pictor/v1/jobs?states=99999999999999999999", 400, "FIELD_INVALID"),
+        ("GET", f"/pictor/v1/jobs?states={'X' * 9000}", 400, "FIELD_INVALID"),
+        ("GET", f"/pictor/v1/jobs/{'x' * 501}", 404, "ROUTE_NOT_FOUND"),
+        ("GET", f"/pictor/v1/models/{'x/' * 20_000}x", 404, "ROUTE_NOT_FOUND"),
         ("POST", "/pictor/v1/jobs", 400, "FIELD_REQUIRED"),
     ],
 )
@@ -138,6 +147,22 @@ async def test_errors_are_google_rpc_status(house, method, path, status, reason)
     info = error["details"][0]
     assert info["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
     assert info["reason"] == reason
+    assert len(error["message"]) < 600
+    assert "x" * 101 not in reply.text.lower()
+
+
+@pytest.mark.parametrize("content", [b'{"a":"' + b"a" * (4 << 20) + b'"}', b"[" * (5 << 20)])
+async def test_a_body_that_grpc_cannot_carry_is_413(house, content):
+    """
+    The limit is named, and the services are not asked.
+    """
+    async with house.client() as client:
+        reply = await client.post(JOBS, content=content)
+
+    error = reply.json()["error"]
+    assert reply.status_code == error["code"] == 413
+    assert error["details"][0]["reason"] == "REQUEST_TOO_LARGE"
+    assert error["details"][0]["metadata"] == {"limit_bytes": "4194304"}
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'{"generation": 3}', b'{"nothing": 1}'])

@@ -92,6 +92,8 @@ def test_what_is_absent_null_or_auto_is_left_to_the_model(fields):
         ({"output_compression": 101}, "output_compression"),
         ({"background": "transparent", "output_format": "jpeg"}, "background"),
         ({"stream": True}, "stream"),
+        ({"partial_images": 4}, "partial_images"),
+        ({"partial_images": -1}, "partial_images"),
         ({"async": True}, "async"),
     ],
 )
@@ -105,6 +107,28 @@ def test_a_wrong_field_is_named(fields, param):
     assert error.value.violations[0].field == param
 
 
+@pytest.mark.parametrize("model", [3, 0, [], {}, False])
+def test_a_model_of_the_wrong_type_is_told_so_and_nothing_else(model):
+    """
+    It is there, so it is not missing, and no default stands in for it.
+    """
+    for preferences in (PREFERENCES, Preferences("", default_model="a/b")):
+        with pytest.raises(InvalidRequest) as error:
+            decoded(preferences, model=model)
+
+        assert len(error.value.violations) == 1
+        assert "model must be a text" in error.value.message
+
+
+def test_partial_images_has_a_range_also_without_a_stream():
+    """
+    The documented range is named.
+    """
+    with pytest.raises(InvalidRequest, match="partial_images 4 is outside 0 to 3"):
+        decoded(partial_images=4)
+    assert decoded(partial_images=2)
+
+
 def test_the_operators_default_model_stands_in_for_none():
     """
     The package's users may leave the model out where the operator has set one.
@@ -114,7 +138,9 @@ def test_the_operators_default_model_stands_in_for_none():
     assert order.generation.model == "models/a/b"
 
 
-@pytest.mark.parametrize(("asked", "used"), [(0, 1), (-3, 1), (3, 3), (7, 4), (50, 4)])
+@pytest.mark.parametrize(
+    ("asked", "used"), [(0, 1), (-3, 1), (3, 3), (7, 4), (50, 4), (1e300, 4), (10**18, 4)]
+)
 def test_n_is_clamped_and_the_receipt_says_so(asked, used):
     """
     inference.club clamps where OpenAI refuses; one note tells what was asked and what was used.
@@ -281,6 +307,10 @@ async def test_a_model_that_nothing_serves_is_404_no_provider(sdk):
         ({"prompt": ""}, 400, "missing_prompt", "missing_required_parameter"),
         ({"model": ""}, 400, "invalid_request_error", "missing_required_parameter"),
         ({"prompt": "a" * 2049}, 413, "request_too_large", None),
+        ({"prompt": "a" * 5_000_000}, 413, "request_too_large", None),
+        ({"safety_identifier": "a" * 5_000_000}, 413, "request_too_large", None),
+        ({"model": "a" * 20_000}, 400, "invalid_request_error", "invalid_value"),
+        ({"partial_images": 4}, 400, "invalid_request_error", "invalid_value"),
         ({"size": "100x100"}, 400, "invalid_request_error", "invalid_value"),
         ({"stream": True}, 400, "invalid_request_error", "unsupported_parameter"),
     ],

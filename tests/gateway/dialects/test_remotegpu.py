@@ -333,3 +333,26 @@ async def test_the_catalog_is_public_and_ignores_a_bad_key(house, key):
     states = {one["model"]: one["available"] for one in runtime}
     assert states[SERVED]
     assert not states[NOT_SERVED]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"prompt": "a" * 5_000_000}, 400),
+        ({"negative_prompt": "a" * 100_001}, 400),
+        ({"model": "a" * 20_000}, 422),
+    ],
+)
+async def test_what_no_rpc_can_carry_is_refused_before_any(house, fields, status):
+    """
+    A text that is too long for every model is the caller's mistake, and is not repeated.
+    """
+    before = len(await house.jobs())
+    async with house.client() as client:
+        reply = await client.post(
+            "/v1/inference/image", json={"prompt": "a", "model": SERVED, **fields}
+        )
+
+    assert reply.status_code == status, reply.text
+    assert len(reply.text) < 1000
+    assert len(await house.jobs()) == before

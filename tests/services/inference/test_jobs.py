@@ -137,6 +137,7 @@ async def test_a_watcher_that_lost_its_connection_misses_nothing(service):
 
     assert [message.revision for message in again] == [2, 3]
     assert [message.state for message in again] == [Job.STATE_RUNNING, Job.STATE_SUCCEEDED]
+    assert again[0].job.name == again[-1].job.name == job.name
     assert again[-1].job.result.images
     assert [message.revision for message in at_end] == [3]
     assert at_end[0].job.state == Job.STATE_SUCCEEDED

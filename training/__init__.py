@@ -1,0 +1,3 @@
+"""
+Scripts that make what ships with the repository; no service imports them.
+"""
