@@ -2,9 +2,12 @@ import inspect
 
 import pytest
 
+from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families import families, family_of
 from services.inference.worker.families.family import Canvas
 from tests.services.inference.worker.conftest import generation_of
+
+CHANGING = (model_pb2.OPERATION_IMAGE_TO_IMAGE, model_pb2.OPERATION_INPAINT)
 
 
 @pytest.fixture(params=sorted(families()))
@@ -32,7 +35,7 @@ def test_no_two_families_draw_with_the_same_class():
     """
     Weights without a stated family belong to exactly one.
     """
-    classes = [cls for family in families().values() for cls in family.pipelines.values()]
+    classes = [cls for family in families().values() for cls in {*family.pipelines.values()}]
 
     assert len(classes) == len(set(classes))
 
@@ -43,11 +46,15 @@ def test_arguments_are_those_of_the_pipelines(family, diffusers, gradient, half_
     """
     for operation, name in family.pipelines.items():
         generation = generation_of(negative_prompt="grey", strength=0.5)
-        canvas = Canvas(generation, operation, 64, 64, gradient(), half_mask())
-        if "mask_image" not in parameters(diffusers, name):
-            canvas = Canvas(generation, operation, 64, 64, gradient())
-        if "image" not in parameters(diffusers, name):
-            canvas = Canvas(generation, operation, 64, 64)
+        canvas = Canvas(
+            generation,
+            operation,
+            64,
+            64,
+            gradient() if operation in CHANGING else None,
+            half_mask() if operation == model_pb2.OPERATION_INPAINT else None,
+            (gradient(),) * family.max_references.get(operation, 0),
+        )
 
         assert set(family.arguments(canvas)) <= parameters(diffusers, name)
         assert {"generator", "callback_on_step_end"} <= parameters(diffusers, name)
