@@ -3,8 +3,10 @@ import inspect
 import pytest
 
 from pictor.catalog.v1 import model_pb2
+from services.catalog.models import PACKAGED, read_models
 from services.inference.worker.families import families, family_of
 from services.inference.worker.families.family import Canvas
+from services.inference.worker.notes import OPTIONAL
 from tests.services.inference.worker.conftest import generation_of
 
 CHANGING = (model_pb2.OPERATION_IMAGE_TO_IMAGE, model_pb2.OPERATION_INPAINT)
@@ -58,6 +60,25 @@ def test_arguments_are_those_of_the_pipelines(family, diffusers, gradient, half_
 
         assert set(family.arguments(canvas)) <= parameters(diffusers, name)
         assert {"generator", "callback_on_step_end"} <= parameters(diffusers, name)
+
+
+@pytest.mark.parametrize(
+    "model", [m for m in read_models(PACKAGED) if m.family], ids=lambda m: m.name
+)
+def test_the_catalog_asks_of_a_family_what_it_can_do(model):
+    """
+    Each entry's operations are among its family's, as are its references and its sizes, and what
+    the family does not use is listed as ignored.
+    """
+    family = families()[model.family]
+    ignored = {p.parameter for p in model.parameters if p.level == p.LEVEL_IGNORED}
+    references = family.max_references.get(model_pb2.OPERATION_EDIT, 0)
+
+    assert set(model.operations) <= set(family.pipelines)
+    assert model.limits.size_multiple_px % family.size_multiple_px == 0
+    assert set(OPTIONAL) - {"loras"} - family.uses <= ignored
+    if model_pb2.OPERATION_EDIT in model.operations:
+        assert model.limits.max_input_images <= references
 
 
 def parameters(diffusers, name):
