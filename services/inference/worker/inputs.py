@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
+from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2
 from pictor.inference.v1 import generation_pb2
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.rpc.errors import InvalidRequest, invalid
+
+UNCHANGING = (model_pb2.OPERATION_TEXT_TO_IMAGE, model_pb2.OPERATION_EDIT)
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,27 @@ async def read_inputs(
         NotFound: With ASSET_NOT_FOUND.
         InvalidRequest: With INPUT_IMAGE_INVALID, if the bytes are not an image.
     """
-    first: Image.Image | None = None
-    references = []
-    for given in generation.input_images:
-        picture = await _read(storage, given.asset, "RGB", "generation.input_images")
-        if given.role == generation_pb2.InputImage.ROLE_REFERENCE or first:
-            references.append(picture)
-        else:
-            first = picture
+    pictures = [
+        await _read(storage, given.asset, "RGB", "generation.input_images")
+        for given in generation.input_images
+    ]
+    first = _first(generation)
+    references = tuple(picture for index, picture in enumerate(pictures) if index != first)
     mask = None
     if generation.mask:
         mask = await _read(storage, generation.mask, "L", "generation.mask")
-    return Inputs(first, mask, tuple(references))
+    return Inputs(None if first is None else pictures[first], mask, references)
+
+
+def _first(generation: generation_pb2.Generation) -> int | None:
+    """Find the picture to change, if one is changed and not just looked at."""
+    if generation.operation in UNCHANGING or not generation.input_images:
+        return None
+    roles = [given.role for given in generation.input_images]
+    changed = (
+        k for k, role in enumerate(roles) if role != generation_pb2.InputImage.ROLE_REFERENCE
+    )
+    return next(changed, 0)
 
 
 async def _read(

@@ -32,6 +32,17 @@ def of_size(shape: Frame, model: model_pb2.Model) -> Iterator[ParameterNote]:
     )
 
 
+def of_own_size(drawn: Size, shape: Frame) -> Iterator[ParameterNote]:
+    """Say that the pipeline drew another size than it was given."""
+    if drawn == shape.canvas:
+        return
+    reason = (
+        f"the model chose {drawn}; the result was scaled to {shape.canvas} with Lanczos resampling"
+    )
+    treatment = ParameterNote.TREATMENT_TRANSLATED
+    yield _note(treatment, "size", str(shape.requested), str(drawn), reason)
+
+
 def of_inputs(inputs: Inputs, shape: Frame) -> Iterator[ParameterNote]:
     """Say that an input image had another size than the result."""
     if not inputs.image or inputs.image.size == shape.requested:

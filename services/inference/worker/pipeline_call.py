@@ -6,7 +6,8 @@ Images are drawn in turn, not as a batch: image k has, to the last bit, the pixe
 own with seed + k would have.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from pictor.catalog.v1.model_pb2 import Operation
 from pictor.errors.v1 import error_reason_pb2
 from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.progress_pb2 import Preview, Progress
-from services.inference.samplers import name_of, resolve
+from services.inference.samplers import Choice, name_of, resolve
 from services.inference.worker import notes, previews
 from services.inference.worker.drawing import Drawing
 from services.inference.worker.families.family import Canvas, Family
@@ -42,13 +43,15 @@ def draw(
     Draw every image of a generation. Runs in the device thread.
 
     Raises:
-        InvalidRequest: If the family lacks the operation, or a name of a sampler is not known.
+        InvalidRequest: If the family lacks the operation or takes fewer references, or a name of a
+            sampler is not known.
         Canceled: If the attempt was stopped.
         Internal: With OUTPUT_NOT_FINITE, if the model does not draw a picture.
     """
     operation = _operation(generation, inputs)
     loaded.require(operation)
-    choice = resolve(generation.sampler, generation.schedule)
+    _require_few(inputs.references, loaded.family, operation)
+    choice = _choice(generation, loaded.family)
     size = _size(generation, model, inputs)
     shape = frame(
         size,
@@ -57,7 +60,7 @@ def draw(
         from_picture=inputs.image is not None,
     )
     usable, clamped = notes.at_least_one_step(generation, from_picture=inputs.image is not None)
-    canvas = _canvas(usable, operation, shape, inputs)
+    canvas = replace(_canvas(usable, operation, shape, inputs), configs=loaded.configs)
     seeds = [(generation.seed + k) % SEEDS for k in range(max(1, generation.image_count))]
     images, used = [], ""
     for index, seed in enumerate(seeds):
@@ -73,10 +76,12 @@ def draw(
             count=len(seeds),
             preview_count=generation.preview_count if loaded.family.rough_picture else 0,
         )
-        images.append(_finished(call.draw(canvas, seed), shape, inputs))
+        drawn = call.draw(canvas, seed)
+        images.append(_finished(resized(drawn, shape.canvas), shape, inputs))
     receipt = [
         *clamped,
         *notes.of_size(shape, model),
+        *notes.of_own_size(Size(*drawn.size), shape),
         *notes.of_inputs(inputs, shape),
         *notes.of_unused(generation, loaded.family),
         *notes.of_schedule(choice, pipeline.scheduler.config),
@@ -99,7 +104,7 @@ class _Call:
     predictions: previews.Predictions | None = None
 
     def draw(self, canvas: Canvas, seed: int) -> Image.Image:
-        """Return the picture, of the canvas's size."""
+        """Return the picture; some pipelines choose a size of their own."""
         if self.preview_count:
             self.predictions = previews.Predictions(self.pipeline.scheduler)
         drawn = self.pipeline(
@@ -134,7 +139,10 @@ class _Call:
             return
         predicted = self.predictions.latents if self.predictions else None
         rough = previews.rough_picture(
-            self.family, self.pipeline, latents if predicted is None else predicted
+            self.family,
+            self.pipeline,
+            latents if predicted is None else predicted,
+            self.shape.canvas,
         )
         if rough is None:
             return
@@ -157,6 +165,27 @@ def _operation(generation: generation_pb2.Generation, inputs: Inputs) -> Operati
     if inputs.mask:
         return model_pb2.OPERATION_INPAINT
     return model_pb2.OPERATION_IMAGE_TO_IMAGE if inputs.image else model_pb2.OPERATION_TEXT_TO_IMAGE
+
+
+def _require_few(
+    references: Sequence[Image.Image], family: Family, operation: Operation.ValueType
+) -> None:
+    most = family.max_references.get(operation, 0)
+    if len(references) > most:
+        raise invalid(
+            "generation.input_images",
+            f"{len(references)} reference images; family {family.name} takes {most or 'none'} for"
+            f" {Operation.Name(operation)}",
+            error_reason_pb2.ERROR_REASON_INPUT_IMAGE_COUNT,
+        )
+
+
+def _choice(generation: generation_pb2.Generation, family: Family) -> Choice:
+    """Find what the request chose, of what the family lets it choose."""
+    return resolve(
+        generation.sampler if "sampler" in family.uses else "",
+        generation.schedule if "schedule" in family.uses else "",
+    )
 
 
 def _size(generation: generation_pb2.Generation, model: model_pb2.Model, inputs: Inputs) -> Size:

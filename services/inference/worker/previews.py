@@ -4,10 +4,12 @@ import functools
 import io
 from typing import Any
 
+import diffusers
 import torch
 from PIL import Image
 
 from services.inference.worker.families.family import Family
+from services.inference.worker.frames import Size
 
 # Decoding at this size costs a hundredth of a second where a step costs a tenth.
 SIDE_LATENTS = 32
@@ -29,9 +31,9 @@ class Predictions:
 
         # Pipelines look at the signature to see which arguments a step takes.
         @functools.wraps(take)
-        def step(*args: Any, **kwargs: Any) -> Any:
-            result = take(*args, **kwargs)
-            self.latents = _predicted(scheduler, result)
+        def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+            result = take(model_output, timestep, sample, *args, **kwargs)
+            self.latents = _predicted(scheduler, result, model_output, sample)
             return result
 
         scheduler.step = step
@@ -43,7 +45,9 @@ def preview_steps(count: int, step_count: int) -> list[int]:
     return sorted({step for step in wanted if 1 <= step < step_count})
 
 
-def rough_picture(family: Family, pipeline: Any, latents: torch.Tensor) -> Image.Image | None:
+def rough_picture(
+    family: Family, pipeline: Any, latents: torch.Tensor, size: Size
+) -> Image.Image | None:
     """
     Decode latents roughly.
 
@@ -51,10 +55,13 @@ def rough_picture(family: Family, pipeline: Any, latents: torch.Tensor) -> Image
         family: Says how.
         pipeline: The drawing's.
         latents: Of one image, as the pipeline's callback gives them.
+        size: The canvas's.
     """
     if not family.rough_picture:
         return None
     with torch.no_grad():
+        if family.spatial:
+            latents = family.spatial(pipeline, latents, size)
         if latents.ndim == 4 and max(latents.shape[-2:]) > SIDE_LATENTS:
             scale = SIDE_LATENTS / max(latents.shape[-2:])
             latents = torch.nn.functional.interpolate(
@@ -74,7 +81,15 @@ def file_of(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _predicted(scheduler: Any, result: Any) -> torch.Tensor:
+def _predicted(
+    scheduler: Any, result: Any, output: torch.Tensor, sample: torch.Tensor
+) -> torch.Tensor:
+    flows = isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler)
+    if flows:
+        # The model's output is the way from the picture to the noise.
+        sigma = scheduler.sigmas[scheduler.step_index - 1].to(sample.device)
+        clean: torch.Tensor = sample.float() - sigma * output.float()
+        return clean
     if len(result) > 1:
         return result[1]  # type: ignore[no-any-return]  # diffusers is untyped
     solver = str(scheduler.config.get("algorithm_type", ""))

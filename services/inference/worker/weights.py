@@ -33,6 +33,7 @@ class LoadedModel:
         name: As the catalog has it: ``models/...``.
         family: Says how it is drawn with.
         components: The pipeline's parts without the scheduler, shared by all drawings.
+        settings: What else the checkpoint says to the pipelines' constructors.
         scheduler_config: The config of the scheduler that came with the weights.
         device: Where the weights are.
     """
@@ -40,8 +41,17 @@ class LoadedModel:
     name: str
     family: Family
     components: Mapping[str, Any]
+    settings: Mapping[str, Any]
     scheduler_config: Mapping[str, Any]
     device: torch.device
+
+    @property
+    def configs(self) -> dict[str, Mapping[str, Any]]:
+        """The configs of the model's parts, by name."""
+        parts = self.components.items()
+        configs = {name: getattr(part, "config", None) for name, part in parts}
+        # Those of diffusers; transformers' are objects.
+        return {name: config for name, config in configs.items() if isinstance(config, Mapping)}
 
     def require(self, operation: Operation.ValueType) -> None:
         """
@@ -69,7 +79,7 @@ class LoadedModel:
         """
         self.require(operation)
         cls = getattr(diffusers, self.family.pipelines[operation])
-        parts = {**self.components, **(self.family.options or {})}
+        parts = {**self.components, **self.settings, **(self.family.options or {})}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about configs of old models; nobody here can act
             pipeline = cls(
@@ -98,8 +108,16 @@ def load(model: model_pb2.Model, place: pathlib.Path, device: torch.device) -> L
         log.exception("weights.unreadable", model=model.name)
         why = f"{type(error).__name__} while reading them"
         raise unreadable(model.name, why) from error
-    components = {name: part for name, part in pipeline.components.items() if name != "scheduler"}
-    return LoadedModel(model.name, family, components, pipeline.scheduler.config, device)
+    return LoadedModel(
+        name=model.name,
+        family=family,
+        components={
+            name: part for name, part in pipeline.components.items() if name != "scheduler"
+        },
+        settings=pipeline.parameters,
+        scheduler_config=pipeline.scheduler.config,
+        device=device,
+    )
 
 
 def _family(model: model_pb2.Model, place: pathlib.Path) -> Family:
@@ -124,9 +142,12 @@ def _read(family: Family, place: pathlib.Path, device: torch.device) -> Any:
     }
     if place.is_file():
         return cls.from_single_file(str(place), **options)
-    return cls.from_pretrained(
+    options |= dict.fromkeys(family.readers)
+    pipeline = cls.from_pretrained(
         place, use_safetensors=True, trust_remote_code=False, variant=_variant(place), **options
     )
+    pipeline.register_modules(**{name: read(place / name) for name, read in family.readers.items()})
+    return pipeline
 
 
 def _variant(place: pathlib.Path) -> str | None:

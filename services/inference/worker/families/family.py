@@ -1,13 +1,15 @@
 """What a model family is: one record in a file of its own, found by discovery over this folder."""
 
+import pathlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
 from pictor.catalog.v1.model_pb2 import Operation
 from pictor.inference.v1 import generation_pb2
+from services.inference.worker.frames import Size
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Canvas:
         image: The picture to start from, RGB, of the canvas's size; None where nothing was given.
         mask: One channel of the canvas's size, 255 is repainted; None where nothing was given.
         references: The pictures that the prompt speaks of, RGB, each of its own size.
+        configs: What the weights say of themselves: the configs of the model's parts, by name.
     """
 
     generation: generation_pb2.Generation
@@ -32,6 +35,7 @@ class Canvas:
     image: Image.Image | None = None
     mask: Image.Image | None = None
     references: tuple[Image.Image, ...] = ()
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,14 @@ class Family:
         dtype: The torch dtype of the weights on a device other than the CPU, where it is float32.
         left_out: Components that are not loaded, e.g. a safety checker.
         options: Further arguments of the pipelines' constructors.
+        max_references: How many references each operation takes, 0 where it is not named; a
+            request with more is refused.
+        readers: Reads a component, by name, from its folder in the checkpoint, in place of the
+            class that the checkpoint names.
         rough_picture: Makes pictures (n, 3, height, width) in -1 to 1 from a pipeline and its
-            latents, for previews. None: the family has no previews.
+            spatial latents, for previews. None: the family has no previews.
+        spatial: Makes spatial latents (n, channels, height, width) from a pipeline, what its
+            callback gives and the canvas's size. None: the callback gives them so.
     """
 
     name: str
@@ -63,4 +73,7 @@ class Family:
     dtype: str = "bfloat16"
     left_out: tuple[str, ...] = ()
     options: Mapping[str, Any] | None = None
+    max_references: Mapping[Operation.ValueType, int] = field(default_factory=dict)
+    readers: Mapping[str, Callable[[pathlib.Path], Any]] = field(default_factory=dict)
     rough_picture: Callable[[Any, Any], Any] | None = None
+    spatial: Callable[[Any, Any, Size], Any] | None = None

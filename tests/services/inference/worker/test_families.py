@@ -2,9 +2,14 @@ import inspect
 
 import pytest
 
+from pictor.catalog.v1 import model_pb2
+from services.catalog.models import PACKAGED, read_models
 from services.inference.worker.families import families, family_of
 from services.inference.worker.families.family import Canvas
+from services.inference.worker.notes import OPTIONAL
 from tests.services.inference.worker.conftest import generation_of
+
+CHANGING = (model_pb2.OPERATION_IMAGE_TO_IMAGE, model_pb2.OPERATION_INPAINT)
 
 
 @pytest.fixture(params=sorted(families()))
@@ -32,7 +37,7 @@ def test_no_two_families_draw_with_the_same_class():
     """
     Weights without a stated family belong to exactly one.
     """
-    classes = [cls for family in families().values() for cls in family.pipelines.values()]
+    classes = [cls for family in families().values() for cls in {*family.pipelines.values()}]
 
     assert len(classes) == len(set(classes))
 
@@ -43,14 +48,37 @@ def test_arguments_are_those_of_the_pipelines(family, diffusers, gradient, half_
     """
     for operation, name in family.pipelines.items():
         generation = generation_of(negative_prompt="grey", strength=0.5)
-        canvas = Canvas(generation, operation, 64, 64, gradient(), half_mask())
-        if "mask_image" not in parameters(diffusers, name):
-            canvas = Canvas(generation, operation, 64, 64, gradient())
-        if "image" not in parameters(diffusers, name):
-            canvas = Canvas(generation, operation, 64, 64)
+        canvas = Canvas(
+            generation,
+            operation,
+            64,
+            64,
+            gradient() if operation in CHANGING else None,
+            half_mask() if operation == model_pb2.OPERATION_INPAINT else None,
+            (gradient(),) * family.max_references.get(operation, 0),
+        )
 
         assert set(family.arguments(canvas)) <= parameters(diffusers, name)
         assert {"generator", "callback_on_step_end"} <= parameters(diffusers, name)
+
+
+@pytest.mark.parametrize(
+    "model", [m for m in read_models(PACKAGED) if m.family], ids=lambda m: m.name
+)
+def test_the_catalog_asks_of_a_family_what_it_can_do(model):
+    """
+    Each entry's operations are among its family's, as are its references and its sizes, and what
+    the family does not use is listed as ignored.
+    """
+    family = families()[model.family]
+    ignored = {p.parameter for p in model.parameters if p.level == p.LEVEL_IGNORED}
+    references = family.max_references.get(model_pb2.OPERATION_EDIT, 0)
+
+    assert set(model.operations) <= set(family.pipelines)
+    assert model.limits.size_multiple_px % family.size_multiple_px == 0
+    assert set(OPTIONAL) - {"loras"} - family.uses <= ignored
+    if model_pb2.OPERATION_EDIT in model.operations:
+        assert model.limits.max_input_images <= references
 
 
 def parameters(diffusers, name):

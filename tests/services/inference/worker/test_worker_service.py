@@ -22,6 +22,7 @@ from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb
 from pictor.worker.v1 import worker_pb2, worker_service_pb2
 from services.inference.worker.__main__ import WorkerSettings, running
 from services.inference.worker.encode import png
+from services.inference.worker.inputs import read_inputs
 from services.rpc.channels import open_channel
 from services.rpc.errors import InvalidRequest, PermissionDenied, Unavailable, from_status
 from services.rpc.principals import acting_for, service_token
@@ -216,6 +217,34 @@ async def test_an_input_image_is_read_from_storage(worker, gradient, half_mask):
 
     left = (0, 0, 32, 64)
     assert drawn.crop(left).tobytes() == gradient().crop(left).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("operation", "roles", "changed"),
+    [
+        ("OPERATION_IMAGE_TO_IMAGE", ["ROLE_UNSPECIFIED", "ROLE_REFERENCE"], 0),
+        ("OPERATION_IMAGE_TO_IMAGE", ["ROLE_REFERENCE", "ROLE_INIT"], 1),
+        ("OPERATION_IMAGE_TO_IMAGE", ["ROLE_REFERENCE"], 0),
+        ("OPERATION_EDIT", ["ROLE_UNSPECIFIED", "ROLE_INIT"], None),
+    ],
+)
+async def test_an_input_image_is_changed_or_looked_at(worker, gradient, operation, roles, changed):
+    """
+    Editing by instruction looks at every picture; other operations change one of them.
+    """
+    colours = [gradient(64, 64).rotate(90 * k) for k in range(len(roles))]
+    images = [
+        generation_pb2.InputImage(asset=(await worker.upload(picture)).name, role=role)
+        for picture, role in zip(colours, roles, strict=True)
+    ]
+    with acting_for(ACCOUNT):
+        inputs = await read_inputs(
+            worker.storage, generation_of(operation=operation, input_images=images)
+        )
+    expected = None if changed is None else colours.pop(changed).tobytes()
+
+    assert (inputs.image and inputs.image.tobytes()) == expected
+    assert [r.tobytes() for r in inputs.references] == [c.tobytes() for c in colours]
 
 
 async def test_another_accounts_image_is_not_there(worker):

@@ -1,0 +1,275 @@
+"""What every family keeps to; its test subclasses this with a tiny checkpoint and its calls."""
+
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pictor.catalog.v1 import model_pb2
+from pictor.errors.v1 import error_reason_pb2 as reasons
+from pictor.inference.v1.job_pb2 import ParameterNote
+from pictor.inference.v1.progress_pb2 import Progress
+from services.inference.worker.families import families
+from services.inference.worker.frames import Size
+from services.inference.worker.inputs import Inputs
+from services.rpc.errors import Canceled, InvalidRequest
+from tests.services.inference.worker.conftest import Drawer
+
+SIZE = Size(64, 48)
+STEPS = 3
+SEED = 7
+GUIDANCE = 4.0
+PROMPT = "a red circle"
+CHANGING = (model_pb2.OPERATION_IMAGE_TO_IMAGE, model_pb2.OPERATION_INPAINT)
+OPERATIONS = [value for value in model_pb2.Operation.values() if value]
+
+
+# diffusers hands tensors to NumPy in the ways of NumPy 1.
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+class FamilyConformance:
+    """
+    Tests of one family.
+
+    Attributes:
+        name: The family's.
+    """
+
+    name: str
+
+    @classmethod
+    def save(cls, folder: pathlib.Path) -> None:
+        """Save a tiny checkpoint with random weights."""
+        raise NotImplementedError
+
+    def call(self, operation: model_pb2.Operation.ValueType, inputs: Inputs) -> dict[str, object]:
+        """What a user of diffusers writes; prompt, steps and generator are added."""
+        raise NotImplementedError
+
+    def bare(self, folder: pathlib.Path, operation: model_pb2.Operation.ValueType, **parts: object):
+        """Load the pipeline as a user of diffusers does."""
+        import diffusers
+
+        cls = getattr(diffusers, families()[self.name].pipelines[operation])
+        pipeline = cls.from_pretrained(folder, **parts)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def family(cls):
+        return families()[cls.name]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory, engine):
+        import torch
+
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp("models") / cls.name
+        cls.save(folder)
+        return folder
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def loaded(cls, engine, folder):
+        return type(engine)("cpu", [folder.parent])
+
+    @pytest.fixture
+    def draw(self, loaded):
+        model = model_pb2.Model(
+            name=f"models/{self.name}",
+            family=self.name,
+            checkpoint=model_pb2.Checkpoint(folder=self.name),
+        )
+        drawer = Drawer(loaded, model)
+
+        def draw(inputs=None, **fields):
+            size = {"width_px": SIZE.width_px, "height_px": SIZE.height_px}
+            common = {"prompt": PROMPT, "step_count": STEPS, "guidance_scale": GUIDANCE, **size}
+            return drawer(inputs, **{**common, "seed": SEED, **fields})
+
+        draw.er = drawer
+        return draw
+
+    @pytest.fixture
+    def inputs_of(self, gradient, half_mask):
+        def make(operation, size=SIZE):
+            if operation == model_pb2.OPERATION_EDIT:
+                return Inputs(references=(gradient(80, 64),))
+            image = gradient(*size) if operation in CHANGING else None
+            mask = half_mask(*size) if operation == model_pb2.OPERATION_INPAINT else None
+            return Inputs(image, mask)
+
+        return make
+
+    @pytest.fixture
+    def first(self, family, inputs_of):
+        """The first operation that the family has, as a request."""
+        operation = next(iter(family.pipelines))
+        return {"operation": operation, "inputs": inputs_of(operation), **strength(operation)}
+
+    def bare_picture(self, pipeline, operation, inputs, **more):
+        import torch
+
+        return pipeline(
+            prompt=PROMPT,
+            num_inference_steps=STEPS,
+            generator=torch.Generator("cpu").manual_seed(SEED),
+            **self.call(operation, inputs),
+            **more,
+        ).images[0]
+
+    def test_every_operation_draws_what_the_bare_pipeline_draws(
+        self, family, folder, draw, inputs_of
+    ):
+        """
+        Serving changes nothing: diffusers called by hand with the same seed draws the same picture.
+        """
+        for operation in family.pipelines:
+            inputs = inputs_of(operation)
+            (served,) = draw(inputs, operation=operation, **strength(operation)).images
+            expected = self.bare_picture(self.bare(folder, operation), operation, inputs)
+            # What the mask keeps is the input's, in which the decoder has no say.
+            repainted = SIZE.width_px // 2 if inputs.mask else 0
+
+            assert served.size == SIZE
+            difference = np.abs(pixels(served) - pixels(scaled(expected)))[:, repainted:]
+            assert difference.max() <= 1, model_pb2.Operation.Name(operation)
+
+    def test_a_seed_gives_the_same_pixels_again(self, draw, first):
+        """
+        The same request draws the same picture; another seed draws another.
+        """
+        once, again, other = (draw(**first, seed=seed).images[0] for seed in (SEED, SEED, SEED + 1))
+
+        assert once.tobytes() == again.tobytes()
+        assert once.tobytes() != other.tobytes()
+
+    def test_progress_rises_to_its_end(self, draw, first):
+        """
+        Every step is told, and no more; then the picture is decoded.
+        """
+        draw(**first)
+        told = [
+            (p.step, p.step_count) for p in draw.er.progress if p.phase != Progress.PHASE_LOADING
+        ]
+        steps = [step for step in told if step[1]]
+
+        assert steps == [*((k, STEPS) for k in range(1, STEPS + 1)), (STEPS, STEPS)]
+        assert draw.er.progress[-1].phase == Progress.PHASE_DECODING
+
+    def test_a_stopped_attempt_ends_at_its_next_step(self, draw, first):
+        """
+        Nothing is computed after the step in which the caller went away.
+        """
+
+        def stop_at_one(reports, report):
+            if report.progress.step == 1:
+                reports.stop()
+
+        draw.er.on_report = stop_at_one
+        with pytest.raises(Canceled):
+            draw(**first, step_count=50)
+
+        assert draw.er.progress[-1].step == 1
+
+    def test_a_preview_shows_the_whole_picture(self, family, draw, first):
+        """
+        As many as were asked for, of the picture's ratio; none where the family has none.
+        """
+        draw(**first, preview_count=1)
+        sizes = [Image.open(io.BytesIO(preview.content)).size for preview in draw.er.previews]
+
+        assert sizes == ([SIZE] if family.rough_picture else [])
+
+    def test_a_preview_of_finished_latents_is_the_picture(self, family, folder, inputs_of):
+        """
+        Latents are laid out, scaled and decoded as the pipeline does it, and the last one that a
+        preview would show is the finished one.
+        """
+        if not family.rough_picture:
+            pytest.skip(f"family {self.name} has no previews")
+        from services.inference.worker import previews
+
+        operation, kept = next(iter(family.pipelines)), {}
+        pipeline = self.bare(folder, operation)
+        predictions = previews.Predictions(pipeline.scheduler)
+
+        def keep(_pipeline, _index, _timestep, tensors):
+            return kept.update(tensors) or dict(tensors)
+
+        inputs = inputs_of(operation)
+        picture = self.bare_picture(pipeline, operation, inputs, callback_on_step_end=keep)
+        for latents in (kept["latents"], predictions.latents):
+            rough = previews.rough_picture(family, pipeline, latents, SIZE)
+            assert np.abs(pixels(rough) - pixels(picture)).max() <= 1
+
+    def test_an_operation_that_the_family_lacks_is_refused(self, family, draw, inputs_of):
+        """
+        Each operation that is not in the family's record is refused with its reason.
+        """
+        for operation in set(OPERATIONS) - set(family.pipelines):
+            with pytest.raises(InvalidRequest) as refused:
+                draw(inputs_of(operation), operation=operation)
+
+            assert refused.value.reason == reasons.ERROR_REASON_OPERATION_UNSUPPORTED
+
+    def test_references_are_taken_as_many_as_the_family_says(
+        self, family, draw, gradient, inputs_of
+    ):
+        """
+        One more is refused, instead of being left out.
+        """
+        for operation in family.pipelines:
+            most = family.max_references.get(operation, 0)
+            given = inputs_of(operation)
+            inputs = Inputs(given.image, given.mask, (gradient(80, 64),) * (most + 1))
+            with pytest.raises(InvalidRequest) as refused:
+                draw(inputs, operation=operation)
+
+            assert refused.value.reason == reasons.ERROR_REASON_INPUT_IMAGE_COUNT
+
+    def test_inpainting_keeps_what_the_mask_keeps(self, family, draw, inputs_of):
+        """
+        Pixels outside of the mask are the input's, bit by bit; pixels within are not.
+        """
+        operation, size = model_pb2.OPERATION_INPAINT, (61, 47)
+        if operation not in family.pipelines:
+            pytest.skip(f"family {self.name} does not inpaint")
+        inputs, middle = inputs_of(operation, size), size[0] // 2
+        fields = {"operation": operation, "width_px": size[0], "height_px": size[1]}
+        picture = draw(inputs, **fields, **strength(operation)).images[0]
+
+        assert picture.size == size
+        assert (pixels(picture)[:, :middle] == pixels(inputs.image)[:, :middle]).all()
+        assert (pixels(picture)[:, middle:] != pixels(inputs.image)[:, middle:]).any()
+
+    def test_samplers_and_schedules_are_used_or_noted(self, family, draw, first):
+        """
+        What the family cannot use leaves the picture as it is, and is in the receipt.
+        """
+        plain = draw(**first).images[0]
+        for field, value in (("sampler", "DPM++ 2M"), ("schedule", "karras")):
+            drawing = draw(**first, **{field: value})
+            notes = [(note.parameter, note.treatment) for note in drawing.receipt]
+            unused = [] if field in family.uses else [(field, ParameterNote.TREATMENT_IGNORED)]
+            changed = drawing.images[0].tobytes() != plain.tobytes()
+
+            assert notes == unused or (field == "schedule" and not changed)
+            assert changed or notes
+
+
+def strength(operation: model_pb2.Operation.ValueType) -> dict[str, float]:
+    """All of it, so that each step is taken."""
+    return {"strength": 1.0} if operation in CHANGING else {}
+
+
+def scaled(picture: Image.Image) -> Image.Image:
+    """As the result is, where a pipeline draws a size of its own."""
+    return picture if picture.size == SIZE else picture.resize(SIZE, Image.Resampling.LANCZOS)
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("RGB")).astype(int)
