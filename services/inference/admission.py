@@ -109,7 +109,24 @@ def admit(
     _check_numbers(merged, model.limits)
     check_sampler(merged.sampler, merged.schedule)
     _check_rest(merged)
-    return merged, [*notes, *_ignored(generation, model)]
+    return merged, notes
+
+
+def ignored(
+    generation: generation_pb2.Generation, model: model_pb2.Model
+) -> list[job_pb2.ParameterNote]:
+    """Note what a request sets and the table of the model that draws says has no effect."""
+    given = {field.name: value for field, value in generation.ListFields()}
+    return [
+        job_pb2.ParameterNote(
+            parameter=support.parameter,
+            treatment=job_pb2.ParameterNote.TREATMENT_IGNORED,
+            requested=str(given[support.parameter])[:100],
+            reason=support.reason,
+        )
+        for support in model.parameters
+        if support.level == model_pb2.ParameterSupport.LEVEL_IGNORED and support.parameter in given
+    ]
 
 
 def model_id(model: model_pb2.Model) -> str:
@@ -264,20 +281,3 @@ def _check_range(field: str, value: float, least: float, most: float) -> None:
 
 def _out_of_range(field: str, description: str) -> InvalidRequest:
     return invalid(f"generation.{field}", description, reasons.ERROR_REASON_FIELD_OUT_OF_RANGE)
-
-
-def _ignored(
-    generation: generation_pb2.Generation, model: model_pb2.Model
-) -> Sequence[job_pb2.ParameterNote]:
-    """Note what the request sets and the model's own table says has no effect."""
-    given = {field.name: value for field, value in generation.ListFields()}
-    return [
-        job_pb2.ParameterNote(
-            parameter=support.parameter,
-            treatment=job_pb2.ParameterNote.TREATMENT_IGNORED,
-            requested=str(given[support.parameter])[:100],
-            reason=support.reason,
-        )
-        for support in model.parameters
-        if support.level == model_pb2.ParameterSupport.LEVEL_IGNORED and support.parameter in given
-    ]

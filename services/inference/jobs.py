@@ -152,7 +152,8 @@ class Jobs:
         """End an attempt with its result, unless it has lost its lease."""
         done = _changed(job, job_pb2.Job.STATE_SUCCEEDED)
         done.result.CopyFrom(result.job_result)
-        done.receipt.extend(result.receipt)
+        noted = {note.parameter for note in done.receipt}
+        done.receipt.extend(note for note in result.receipt if note.parameter not in noted)
         done.progress.step_count = job.generation.step_count
         if newest := self._hub.progress(job.name):
             done.progress.CopyFrom(newest)

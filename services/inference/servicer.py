@@ -19,7 +19,13 @@ from pictor.inference.v1.inference_service_pb2 import (
 )
 from pictor.inference.v1.job_pb2 import Job
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
-from services.inference.admission import admit, check_limits, check_origin, model_id
+from services.inference.admission import (
+    admit,
+    check_limits,
+    check_origin,
+    ignored,
+    model_id,
+)
 from services.inference.jobs import Jobs
 from services.inference.stand_in import adapt
 from services.inference.watching import Watching
@@ -65,10 +71,11 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         check_limits(asked, model)
         size = None if request.validate_only else await self._input_size(asked)
         generation, notes = admit(asked, model, size)
-        receipt = [*request.receipt, *notes]
         status = await self._serving(model)
         if status.served_by != model.name:
-            receipt += adapt(generation, await self._model(status.served_by))[1]
+            model = await self._model(status.served_by)
+            notes += adapt(generation, model)[1]
+        receipt = [*request.receipt, *notes, *ignored(asked, model)]
         if request.validate_only:
             return Job(generation=generation, receipt=receipt)
         return await self._jobs.create(

@@ -5,7 +5,7 @@ import pytest
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
-from services.inference.admission import admit
+from services.inference.admission import admit, ignored
 from services.rpc.errors import InvalidRequest
 
 Generation = generation_pb2.Generation
@@ -185,8 +185,8 @@ def test_what_the_model_ignores_is_on_the_receipt():
         )
     ]
 
-    _, noted = admit(Generation(prompt="x", negative_prompt="blur"), model(parameters=table))
-    _, silent = admit(Generation(prompt="x"), model(parameters=table))
+    noted = ignored(Generation(prompt="x", negative_prompt="blur"), model(parameters=table))
+    silent = ignored(Generation(prompt="x"), model(parameters=table))
 
     assert noted[0].treatment == job_pb2.ParameterNote.TREATMENT_IGNORED
     assert noted[0].requested == "blur"
