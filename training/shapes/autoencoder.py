@@ -21,11 +21,6 @@ WHOLE_STEPS = 300
 PEAK_RATE = 8e-4
 KL_WEIGHT = 3e-4
 SQUARED_WEIGHT = 2.0  # L1 alone starts three times slower: colours far off pull no harder
-REFINING_CROP_STEPS = 700
-REFINING_WHOLE_STEPS = 300
-REFINING_RATE = 6e-4
-LATENT_NOISE = 0.1
-CELL_PX = 8
 _CROP_PX = 64
 _CROPS = 16
 _WHOLES = 2
@@ -95,61 +90,6 @@ def _corner(scene: Scene, random: np.random.Generator) -> NDArray[np.intp]:
 
 def _wholes(random: np.random.Generator) -> NDArray[np.uint8]:
     return np.stack([draw(random_scene(random)) for _ in range(_WHOLES)])
-
-
-def refine_decoder(
-    autoencoder: Autoencoder, scenes: list[Scene], latents: Tensor, seed: int
-) -> None:
-    """
-    Train the decoder on, from stored *latents* of *scenes*, which stay as they are.
-
-    What a UNet draws is never quite a latent of a picture, so some noise is added.
-    """
-    random = np.random.default_rng(seed)
-    parameters = [*autoencoder.decoder.parameters(), *autoencoder.post_quant_conv.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=REFINING_RATE, betas=(0.9, 0.99), fused=True)
-    steps = REFINING_CROP_STEPS + REFINING_WHOLE_STEPS
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=REFINING_RATE, total_steps=steps, pct_start=0.05
-    )
-    started = time.monotonic()
-    for step in range(steps):
-        pairs = _windows if step < REFINING_CROP_STEPS else _whole_pairs
-        cells, pictures = pairs(scenes, latents, random)
-        with torch.autocast("cpu", torch.bfloat16):
-            decoded = autoencoder.decode(cells + LATENT_NOISE * torch.randn_like(cells)).sample
-        loss = _error(decoded, to_tensor(pictures))
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if step % 50 == 0:
-            elapsed = time.monotonic() - started
-            log.info("decoder step %d loss %.4f after %.0f s", step, loss.item(), elapsed)
-
-
-def _windows(
-    scenes: list[Scene], latents: Tensor, random: np.random.Generator
-) -> tuple[Tensor, NDArray[np.uint8]]:
-    """Windows through figures: latents (_CROPS, 4, 8, 8) and the pictures' _CROP_PX square."""
-    cells, pictures = [], []
-    for index in random.integers(len(scenes), size=_CROPS):
-        scene = scenes[index]
-        x, y = _corner(scene, random) // CELL_PX
-        side = _CROP_PX // CELL_PX
-        cells.append(latents[index, :, y : y + side, x : x + side].float())
-        across, down = (slice(at * CELL_PX, at * CELL_PX + _CROP_PX) for at in (x, y))
-        pictures.append(draw(scene)[down, across])
-    return _channels_last(torch.stack(cells)), np.stack(pictures)
-
-
-def _whole_pairs(
-    scenes: list[Scene], latents: Tensor, random: np.random.Generator
-) -> tuple[Tensor, NDArray[np.uint8]]:
-    chosen = random.integers(len(scenes), size=_WHOLES)
-    cells = latents[torch.from_numpy(chosen)].float()
-    return _channels_last(cells), np.stack([draw(scenes[index]) for index in chosen])
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

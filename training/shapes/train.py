@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.shapes.autoencoder import encode_scenes, refine_decoder, train_autoencoder
+from training.shapes.autoencoder import encode_scenes, train_autoencoder
 from training.shapes.denoiser import DenoiserTraining, Examples
 from training.shapes.evaluate import Sampling, contact_sheet, load, measure, prompts
 from training.shapes.layout import layouts_of
@@ -33,7 +33,7 @@ from training.shapes.text import meanings_of, train_text_encoder
 
 log = logging.getLogger(__name__)
 
-DENOISER_STEPS = 5500
+DENOISER_STEPS = 7200
 PICTURES = 12_288
 TRIED_OUT = 32
 
@@ -60,7 +60,6 @@ def main() -> None:
         try_out(options.output, options.work / f"step-{step}.png")
 
     training.run(examples, options.export_every, pause)
-    _refine(options.work / "decoder.pt", autoencoder, examples, options.seed)
     pause(training.step)
 
 
@@ -106,25 +105,21 @@ def _text_encoder(
     return text_encoder
 
 
-def _refine(checkpoint: Path, autoencoder: Autoencoder, examples: Examples, seed: int) -> None:
-    if not checkpoint.exists():
-        latents = examples.latents / autoencoder.config["scaling_factor"]
-        refine_decoder(autoencoder, examples.scenes, latents, seed)
-        torch.save(autoencoder.state_dict(), checkpoint)
-    autoencoder.load_state_dict(torch.load(checkpoint, weights_only=True))
-
-
 def _scenes(count: int, seed: int) -> list[Scene]:
     random = np.random.default_rng(seed)
     return [random_scene(random) for _ in range(count)]
 
 
 def export(autoencoder: Autoencoder, training: DenoiserTraining, folder: Path) -> None:
-    """Write the averaged weights as a diffusers folder of float16 safetensors."""
-    half, average = copy.deepcopy(autoencoder).half(), copy.deepcopy(training.average).half()
-    for part in (half, average.unet):
+    """
+    Write the averaged weights as a diffusers folder: float16, and the text encoder float32.
+
+    Loaded without a dtype, a UNet becomes float32 and a text encoder what is stored: the same.
+    """
+    half, unet = copy.deepcopy(autoencoder).half(), copy.deepcopy(training.average.unet).half()
+    for part in (half, unet):
         part.to(memory_format=torch.contiguous_format)
-    pipeline = pipeline_of(half, training.tokenizer, average.text_encoder, average.unet)
+    pipeline = pipeline_of(half, training.tokenizer, training.average.text_encoder, unet)
     pipeline.save_pretrained(folder, safe_serialization=True)
     training.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
 
