@@ -261,7 +261,7 @@ async def test_a_job_is_accepted_at_once_and_its_url_waits_for_the_picture(house
     assert picture.headers["content-type"] == "image/png"
     assert picture.content == png((96, 64))
     assert done["status"] == "succeeded"
-    assert done["parameters"]["steps"] == 25
+    assert done["parameters"]["steps"] == 20
 
 
 async def test_a_canceled_job_has_no_picture_any_more(house):
