@@ -11,7 +11,7 @@ import time
 from benchmarks.report import Row
 from benchmarks.subjects import Bare, suite_in
 
-REPEATS = 7
+REPEATS = 5
 
 
 def measure() -> list[Row]:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -81,12 +81,14 @@ class Suite:
     process: subprocess.Popen[bytes]
     url: str
     data_dir: pathlib.Path
+    # One client for all requests, as a program has it: making one reads all root certificates.
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=120))
 
     def ready(self) -> None:
         """Wait until a picture can be drawn."""
         while True:
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
+                if self.client.get(f"{self.url}/readyz").status_code == 200:
                     return
             if self.process.poll() is not None:
                 raise RuntimeError("the suite has ended")
@@ -102,14 +104,13 @@ class Suite:
             "guidance_scale": GUIDANCE,
             "seed": SEED,
         }
-        answer = httpx.post(
+        answer = self.client.post(
             f"{self.url}/v1/images/generations",
             json=body,
             headers={"authorization": f"Bearer {key}"},
-            timeout=120,
         )
         answer.raise_for_status()
-        path.write_bytes(httpx.get(json.loads(answer.text)["data"][0]["url"]).content)
+        path.write_bytes(self.client.get(json.loads(answer.text)["data"][0]["url"]).content)
 
 
 @contextlib.contextmanager
@@ -128,9 +129,11 @@ def suite_in(data_dir: pathlib.Path) -> Iterator[Suite]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    suite = Suite(process, f"http://{address}", data_dir)
     try:
-        yield Suite(process, f"http://{address}", data_dir)
+        yield suite
     finally:
+        suite.client.close()
         process.terminate()
         process.wait(30)
 
