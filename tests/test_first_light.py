@@ -210,7 +210,7 @@ async def test_a_killed_device_process_loses_nothing(suite):
         async for message in stub.WatchJob(inference_service_pb2.WatchJobRequest(name=held.name)):
             if message.progress.step >= 2:
                 break
-        device_process().kill()
+        device_process(suite).kill()
 
         ended = [(await watched(channel, job.name))[-1].job for job in (held, following)]
     async with suite.client() as client:
@@ -221,10 +221,14 @@ async def test_a_killed_device_process_loses_nothing(suite):
     assert alive.status_code == 200
 
 
-def device_process():
-    """Find this test run's device process."""
-    children = psutil.Process().children(recursive=True)
-    return next(child for child in children if DEVICE_MODULE in child.cmdline())
+def device_process(suite):
+    """Find the device process of this suite; other tests' suites may run beside it."""
+    data_dir = str(suite.settings.data_dir)
+    return next(
+        child
+        for child in psutil.Process().children(recursive=True)
+        if DEVICE_MODULE in child.cmdline() and child.environ()["PICTOR_DATA_DIR"] == data_dir
+    )
 
 
 async def test_canceling_stops_the_device_within_a_step(suite):
