@@ -86,6 +86,12 @@ class LocalExecutor:
         except (Unavailable, DeadlineExceeded) as error:
             self._kill()
             raise DeviceLost(error.message) from error
+        except asyncio.CancelledError:
+            # The channel is closed when the process ends, which cancels its calls, not this task.
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            raise DeviceLost("the process ended") from None
         finally:
             call.cancel()
 
