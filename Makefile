@@ -35,12 +35,12 @@ lint: $(INSTALLED) ## check style, types and protos
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/compile.py lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/compile.py breaking
+	$(BIN)/python protos/compile.py lint
+	$(BIN)/python protos/compile.py breaking
 
 .PHONY: protos
 protos: $(INSTALLED) ## write the stubs anew from the protos
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/compile.py stubs
+	$(BIN)/python protos/compile.py stubs
 
 .PHONY: bench
 bench: $(INSTALLED) ## measure what benchmarks/README.md claims

@@ -13,6 +13,7 @@ import io
 import pathlib
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 
@@ -22,13 +23,16 @@ from grpc_tools import protoc
 PROTOS = pathlib.Path(__file__).parent
 GOOGLEAPIS = pathlib.Path(next(iter(google.api.__path__))).parents[1]
 BUILTINS = pathlib.Path(protoc.__file__).parent / "_proto"
+# The tools of the environment that runs this, whether or not it is the one on the PATH.
+TOOLS = pathlib.Path(sysconfig.get_path("scripts"))
+PLUGINS = [f"--plugin={TOOLS / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
 
 
 def compile_protos(root: pathlib.Path, *options: str, pattern: str = "*.proto") -> None:
     """Run protoc over the files of *root* that match; SystemExit if it refuses them."""
     files = sorted(str(path.relative_to(root)) for path in root.rglob(pattern))
     includes = [f"-I{root}", f"-I{GOOGLEAPIS}", f"-I{BUILTINS}"]
-    if protoc.main(["protoc", *includes, *options, *files]) != 0:
+    if protoc.main(["protoc", *PLUGINS, *includes, *options, *files]) != 0:
         raise SystemExit("protoc refused the protos; its message is above")
 
 
@@ -64,7 +68,7 @@ def protos_at(revision: str, folder: pathlib.Path) -> pathlib.Path:
 
 def buf(*arguments: str) -> int:
     """Run buf with the repository's buf.yaml."""
-    return subprocess.run(["buf", *arguments], cwd=PROTOS.parent, check=False).returncode
+    return subprocess.run([TOOLS / "buf", *arguments], cwd=PROTOS.parent, check=False).returncode
 
 
 def main(task: str, argument: str | None = None) -> int:
