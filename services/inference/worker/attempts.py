@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator
 
@@ -46,10 +47,14 @@ class Attempts:
             reports.stop()
 
     async def run(
-        self, assignment: worker_pb2.Assignment
+        self, assignment: worker_pb2.Assignment, time_limit_seconds: float = math.inf
     ) -> AsyncGenerator[worker_pb2.Report, None]:
         """
         Report what becomes of an assignment; the last report is its result or its error.
+
+        Args:
+            assignment: Says what to draw.
+            time_limit_seconds: After this the attempt ends at its next step.
 
         Leaving the iterator stops the attempt at its next step; nothing more is stored then.
 
@@ -59,7 +64,8 @@ class Attempts:
         self._require_going_on()
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[worker_pb2.Report | None] = asyncio.Queue()
-        reports = Reports(lambda report: _emit(loop, queue, report))
+        deadline = time.monotonic() + time_limit_seconds
+        reports = Reports(lambda report: _emit(loop, queue, report), deadline)
         attempt = asyncio.create_task(self._outcome(assignment, reports))
         attempt.add_done_callback(lambda _: queue.put_nowait(None))
         self._running.add(reports)
@@ -100,7 +106,7 @@ class Attempts:
     ) -> worker_pb2.Result:
         reports.wait()
         inputs = await read_inputs(self._storage, assignment.generation)
-        drawing = await self._device.run(lambda engine: engine.draw(assignment, inputs, reports))
+        drawing = await self._device.draw(assignment, inputs, reports)
         reports.phase(Progress.PHASE_STORING)
         started = time.monotonic()
         images = await store(self._storage, assignment, drawing)

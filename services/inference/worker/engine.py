@@ -1,15 +1,20 @@
 """
-The device: which models are loaded on it, and drawing with them.
+The engine: draws with the models of one device, one denoising step at a time.
+
+Every drawing is taken apart into rows, one an image. A step answers rows that ask for the same
+shape of the same denoiser with one forward, whoever they belong to and however far they are; each
+goes on from there by itself, to its next step or to its picture.
 
 Importing this module imports torch, which takes seconds: ``device`` does it in its own thread. All
-methods run in that thread.
+methods but ``load`` run in that thread.
 """
 
 import gc
 import pathlib
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 import diffusers
 import structlog
@@ -18,17 +23,32 @@ import transformers
 
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2
-from pictor.inference.v1.progress_pb2 import Progress
 from pictor.worker.v1 import worker_pb2
+from services.inference.worker.batches import Batch
 from services.inference.worker.checkpoints import find, unreadable
 from services.inference.worker.drawing import Drawing
+from services.inference.worker.drawing_in_progress import DrawingInProgress
+from services.inference.worker.evaluations import Answers
 from services.inference.worker.inputs import Inputs
-from services.inference.worker.pipeline_call import draw
+from services.inference.worker.order import choose
 from services.inference.worker.reports import Reports
+from services.inference.worker.rows import Row
 from services.inference.worker.weights import LoadedModel, load
-from services.rpc.errors import Exhausted
+from services.rpc.errors import Exhausted, SuiteError
+
+BATCH_ROWS = 8
+# How much the last forward counts in the estimate of the next one's time.
+NEWEST = 0.3
 
 log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class Underway:
+    """A drawing in progress, and who waits for it."""
+
+    drawing: DrawingInProgress
+    outcome: "Future[Drawing]"
 
 
 class Engine:
@@ -38,12 +58,20 @@ class Engine:
     Args:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         folders: The model folders.
+        batch_rows: How many images share a forward at most.
     """
 
-    def __init__(self, device: str, folders: Sequence[pathlib.Path]) -> None:
+    def __init__(
+        self, device: str, folders: Sequence[pathlib.Path], batch_rows: int = BATCH_ROWS
+    ) -> None:
         self._device = _device(device)
         self._folders = folders
+        self._batch_rows = batch_rows
         self._models: dict[str, LoadedModel] = {}
+        self._rows: dict[Row, Underway] = {}
+        self._batches: dict[object, Batch] = {}
+        self._most_rows: dict[object, int] = {}
+        self._step_seconds: dict[object, float] = {}
         for library in (diffusers, transformers):
             library.logging.set_verbosity_error()
             library.logging.disable_progress_bar()
@@ -59,9 +87,14 @@ class Engine:
         """The names of the models that are loaded. May be read from any thread."""
         return frozenset(self._models)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is a step to take."""
+        return bool(self._rows)
+
     def load(self, model: model_pb2.Model) -> float:
         """
-        Load a model, unless it is loaded.
+        Load a model, unless it is loaded. May be called from another thread than the rest.
 
         Returns:
             How long it took, in seconds; 0 where it was loaded before.
@@ -79,46 +112,140 @@ class Engine:
         try:
             self._models[model.name] = load(model, place, self._device)
         except (MemoryError, RuntimeError) as error:
-            self._raise_if_out_of_memory(error)
-            raise
+            raise self._told(error) from None
         seconds = time.monotonic() - started
         log.info("model.loaded", model=model.name, seconds=round(seconds, 2))
         return seconds
 
-    def draw(self, assignment: worker_pb2.Assignment, inputs: Inputs, reports: Reports) -> Drawing:
+    def begin(
+        self,
+        assignment: worker_pb2.Assignment,
+        inputs: Inputs,
+        reports: Reports,
+        outcome: "Future[Drawing]",
+    ) -> None:
         """
-        Draw what an assignment asks for, loading its model first if need be.
+        Take up a drawing with a model that is loaded.
 
-        Raises:
-            SuiteError: As ``load`` and ``pipeline_call.draw`` do.
+        Args:
+            assignment: Says what to draw.
+            inputs: The pictures to start from.
+            reports: Is told how far it is; stopping it ends the drawing at its next step.
+            outcome: Gets the drawing, or the error that ended it.
         """
-        reports.start()
-        model, load_seconds = assignment.model, 0.0
-        if model.name not in self._models:
-            reports.phase(Progress.PHASE_LOADING)
-            load_seconds = self.load(model)
-        started = time.monotonic()
+        if not outcome.set_running_or_notify_cancel():
+            return
         try:
-            drawing = draw(self._models[model.name], model, assignment.generation, inputs, reports)
-        except (MemoryError, RuntimeError) as error:
-            self._raise_if_out_of_memory(error)
-            raise
-        seconds = time.monotonic() - started
-        return replace(drawing, load_seconds=load_seconds, inference_seconds=seconds)
+            loaded = self._models[assignment.model.name]
+            drawing = DrawingInProgress(loaded, assignment, inputs, reports)
+        except Exception as error:  # noqa: BLE001 - it goes to who waits for the drawing
+            outcome.set_exception(error)
+            return
+        underway = Underway(drawing, outcome)
+        self._rows |= dict.fromkeys(drawing.rows, underway)
 
-    def _raise_if_out_of_memory(self, error: Exception) -> None:
+    def step(self) -> None:
+        """Begin what is new, and take one step with those rows whose turn it is."""
+        with torch.no_grad():
+            self._end_unwanted()
+            for row in [row for row in self._rows if row.is_new]:
+                self._go_on(row)
+            if waiting := list(self._rows):
+                self._answer(choose(waiting, self._most, self._expected_seconds))
+            self._forget_batches()
+
+    def _answer(self, rows: Sequence[Row]) -> None:
+        key, started = rows[0].key, time.monotonic()
+        if rows[0].module is None:
+            self._go_on(rows[0])
+            return
+        try:
+            answers = self._batch(rows[0]).forward({row: row.asked for row in rows})
+        except Exception as error:  # noqa: BLE001 - it goes to whose row it is
+            self._bear(rows, error)
+            return
+        for row in rows:
+            self._go_on(row, answers[row])
+        self._note_seconds(key, time.monotonic() - started)
+
+    def _bear(self, rows: Sequence[Row], error: Exception) -> None:
+        """End the row that cannot be answered; where there are several, find out which it is."""
+        key = rows[0].key
+        self._batches.pop(key, None)
+        told = self._told(error)
+        if len(rows) == 1:
+            self._end(self._rows[rows[0]], told)
+            return
+        half = len(rows) // 2
+        if isinstance(told, Exhausted):
+            self._most_rows[key] = half
+            log.warning("batch.split", rows=len(rows), most=half)
+        for part in (rows[:half], rows[half:]):
+            # A drawing's other rows end with the first that fails.
+            if left := [row for row in part if row in self._rows]:
+                self._answer(left)
+
+    def _go_on(self, row: Row, answers: Answers = ()) -> None:
+        underway = self._rows.get(row)
+        if underway is None:
+            return
+        try:
+            row.go_on(answers)
+            if row.is_done:
+                del self._rows[row]
+            if underway.drawing.is_done:
+                underway.outcome.set_result(underway.drawing.result())
+        except Exception as error:  # noqa: BLE001 - it goes to whose row it is
+            self._end(underway, self._told(error))
+
+    def _end(self, underway: Underway, error: Exception) -> None:
+        for row in underway.drawing.rows:
+            self._rows.pop(row, None)
+        underway.drawing.abandon()
+        underway.outcome.set_exception(error)
+
+    def _end_unwanted(self) -> None:
+        for underway in dict.fromkeys(self._rows.values()):
+            try:
+                underway.drawing.check()
+            except SuiteError as error:
+                self._end(underway, error)
+
+    def _batch(self, row: Row) -> Batch:
+        if row.key not in self._batches:
+            assert row.module is not None
+            self._batches[row.key] = Batch(row.module)
+        return self._batches[row.key]
+
+    def _forget_batches(self) -> None:
+        used = {row.key for row in self._rows}
+        for key in set(self._batches) - used:
+            del self._batches[key]
+
+    def _most(self, key: object) -> int:
+        return self._most_rows.get(key, self._batch_rows)
+
+    def _expected_seconds(self, key: object) -> float:
+        return self._step_seconds.get(key, 0.0)
+
+    def _note_seconds(self, key: object, seconds: float) -> None:
+        before = self._step_seconds.get(key, seconds)
+        self._step_seconds[key] = before + NEWEST * (seconds - before)
+
+    def _told(self, error: Exception) -> Exception:
+        """Say it clearly if the device's memory is full, and free what can be freed."""
         # The CPU's allocator has no error class of its own.
         told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not told and "not enough memory" not in str(error):
-            return
+            return error
         error.__traceback__ = None  # its frames hold the tensors
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        raise Exhausted(
+        return Exhausted(
             f"device {self.device} has not enough memory for this job; ask for fewer pixels",
             reason=error_reason_pb2.ERROR_REASON_DEVICE_OUT_OF_MEMORY,
-        ) from None
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -1,120 +1,124 @@
 """
-Draws a generation with a loaded model: one whole pipeline call for each image, with a callback
-after every step for progress, previews and the end.
-
-Images are drawn in turn, not as a batch: image k has, to the last bit, the pixels that a job of its
-own with seed + k would have.
+One image, drawn by one whole call of the official pipeline, whose denoiser is answered from
+outside: what the call does around it stays diffusers' own.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from pictor.catalog.v1 import model_pb2
-from pictor.catalog.v1.model_pb2 import Operation
 from pictor.errors.v1 import error_reason_pb2
-from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.progress_pb2 import Preview, Progress
-from services.inference.samplers import Choice, name_of, resolve
-from services.inference.worker import notes, previews
-from services.inference.worker.drawing import Drawing
-from services.inference.worker.families.family import Canvas, Family
-from services.inference.worker.frames import Frame, Size, frame, resized
-from services.inference.worker.inputs import Inputs
+from services.inference.samplers import Choice, name_of
+from services.inference.worker import previews
+from services.inference.worker.evaluations import Evaluator
+from services.inference.worker.families.family import Canvas
+from services.inference.worker.frames import Frame, resized
 from services.inference.worker.reports import Reports
+from services.inference.worker.rows import Row
 from services.inference.worker.weights import LoadedModel
-from services.rpc.errors import Internal, invalid
-
-SEEDS = 2**32
+from services.rpc.errors import Internal
 
 
-def draw(
-    loaded: LoadedModel,
-    model: model_pb2.Model,
-    generation: generation_pb2.Generation,
-    inputs: Inputs,
-    reports: Reports,
-) -> Drawing:
-    """
-    Draw every image of a generation. Runs in the device thread.
+class Texts:
+    """Encoded prompts, made once for all images of a drawing: their calls ask for the same."""
 
-    Raises:
-        InvalidRequest: If the family lacks the operation or takes fewer references, or a name of a
-            sampler is not known.
-        Canceled: If the attempt was stopped.
-        Internal: With OUTPUT_NOT_FINITE, if the model does not draw a picture.
-    """
-    operation = _operation(generation, inputs)
-    loaded.require(operation)
-    _require_few(inputs.references, loaded.family, operation)
-    choice = _choice(generation, loaded.family)
-    size = _size(generation, model, inputs)
-    shape = frame(
-        size,
-        model.native_size if model.HasField("native_size") else None,
-        loaded.family.size_multiple_px,
-        from_picture=inputs.image is not None,
-    )
-    usable, clamped = notes.at_least_one_step(generation, from_picture=inputs.image is not None)
-    canvas = replace(_canvas(usable, operation, shape, inputs), configs=loaded.configs)
-    seeds = [(generation.seed + k) % SEEDS for k in range(max(1, generation.image_count))]
-    images, used = [], ""
-    for index, seed in enumerate(seeds):
-        reports.phase(Progress.PHASE_ENCODING)
-        pipeline = loaded.pipeline(operation, choice)
-        used = choice.sampler.name if choice.sampler else name_of(type(pipeline.scheduler).__name__)
-        call = _Call(
-            family=loaded.family,
-            pipeline=pipeline,
-            reports=reports,
-            shape=shape,
-            index=index,
-            count=len(seeds),
-            preview_count=generation.preview_count if loaded.family.rough_picture else 0,
-        )
-        drawn = call.draw(canvas, seed)
-        images.append(_finished(resized(drawn, shape.canvas), shape, inputs))
-    receipt = [
-        *clamped,
-        *notes.of_size(shape, model),
-        *notes.of_own_size(Size(*drawn.size), shape),
-        *notes.of_inputs(inputs, shape),
-        *notes.of_unused(generation, loaded.family),
-        *notes.of_schedule(choice, pipeline.scheduler.config),
-    ]
-    return Drawing(images, seeds, used, receipt)
+    def __init__(self) -> None:
+        self._made: list[Any] = []
+
+    def once(self, encode: Callable[..., Any]) -> Callable[..., Any]:
+        """Make a function that computes what no other image's call has computed before it."""
+        numbers = itertools.count()
+
+        @functools.wraps(encode)
+        def remembered(*given: Any, **named: Any) -> Any:
+            number = next(numbers)
+            if number == len(self._made):
+                self._made.append(encode(*given, **named))
+            return self._made[number]
+
+        return remembered
 
 
 @dataclass(kw_only=True)
-class _Call:
-    """One pipeline call: image *index* of *count*."""
+class PipelineCall:
+    """
+    The call that draws one image of a drawing.
 
-    family: Family
-    pipeline: Any
-    reports: Reports
+    Attributes:
+        loaded: The model.
+        canvas: What it draws on.
+        choice: The sampler and the schedule.
+        shape: The way from the canvas to the requested size.
+        index: The image's number.
+        seed: Of its noise.
+        preview_count: How many previews are wanted.
+        texts: The drawing's prompts.
+        reports: Is told of the phases and shown the previews.
+        on_step: Is told the image's number, its steps taken and its steps in all; returns the
+            steps that the whole drawing has taken.
+    """
+
+    loaded: LoadedModel
+    canvas: Canvas
+    choice: Choice
     shape: Frame
     index: int
-    count: int
+    seed: int
     preview_count: int
-    preview_index: int = 0
+    texts: Texts
+    reports: Reports
+    on_step: Callable[[int, int, int], int]
+    pipeline: Any = field(init=False)
+    row: Row = field(init=False)
+    previews_shown: int = 0
     predictions: previews.Predictions | None = None
 
-    def draw(self, canvas: Canvas, seed: int) -> Image.Image:
-        """Return the picture; some pipelines choose a size of their own."""
+    @property
+    def sampler(self) -> str:
+        """The name of the sampler that the pipeline has."""
+        if self.choice.sampler:
+            return self.choice.sampler.name
+        return name_of(type(self.pipeline.scheduler).__name__)
+
+    def draw(self, row: Row) -> Image.Image:
+        """
+        Return the picture; some pipelines choose a size of their own.
+
+        Raises:
+            Canceled: If the attempt was stopped.
+            Internal: With OUTPUT_NOT_FINITE, if the model does not draw a picture.
+        """
+        self.row = row
+        self.reports.phase(Progress.PHASE_ENCODING)
+        self.pipeline = pipeline = self._pipeline()
         if self.preview_count:
-            self.predictions = previews.Predictions(self.pipeline.scheduler)
-        drawn = self.pipeline(
-            **self.family.arguments(canvas),
+            self.predictions = previews.Predictions(pipeline.scheduler)
+        drawn = pipeline(
+            **self.loaded.family.arguments(self.canvas),
             # On the CPU: a seed must give the same image on every device.
-            generator=torch.Generator("cpu").manual_seed(seed),
+            generator=torch.Generator("cpu").manual_seed(self.seed),
             output_type="np",
             callback_on_step_end=self._on_step_end,
         ).images[0]
         return _picture(drawn)
+
+    def _pipeline(self) -> Any:
+        pipeline = self.loaded.pipeline(self.canvas.operation, self.choice)
+        if hasattr(pipeline, "encode_prompt"):
+            pipeline.encode_prompt = self.texts.once(pipeline.encode_prompt)
+        if record := self.loaded.family.denoiser:
+            module = getattr(pipeline, record.part)
+            asking = functools.partial(self.row.ask, module)
+            # Past the pipeline's own __setattr__, which would note the class in its config.
+            pipeline.__dict__[record.part] = Evaluator(module, record, asking)
+        return pipeline
 
     def _on_step_end(
         self, pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]
@@ -124,22 +128,24 @@ class _Call:
         order = getattr(pipeline.scheduler, "order", 1)
         each = -(-pipeline.num_timesteps // order)
         done = (index + 1) * each // pipeline.num_timesteps
-        self.reports.step(self.index * each + done, self.count * each)
+        self.row.standing.remaining_steps = each - done
+        step = self.on_step(self.index, done, each)
         if index + 1 == pipeline.num_timesteps:
             _require_finite(bool(torch.isfinite(tensors["latents"]).all()))
-            if self.index + 1 == self.count:
-                self.reports.phase(Progress.PHASE_DECODING)
-        elif self.preview_count:
-            self._show(done, each, tensors["latents"])
+            return tensors
+        if self.preview_count:
+            self._show(done, each, step, tensors["latents"])
+        if not self.loaded.family.denoiser:
+            self.row.give_way()
         return tensors
 
-    def _show(self, done: int, each: int, latents: torch.Tensor) -> None:
+    def _show(self, done: int, each: int, step: int, latents: torch.Tensor) -> None:
         steps = previews.preview_steps(self.preview_count, each)
-        if self.preview_index >= len(steps) or done < steps[self.preview_index]:
+        if self.previews_shown >= len(steps) or done < steps[self.previews_shown]:
             return
         predicted = self.predictions.latents if self.predictions else None
         rough = previews.rough_picture(
-            self.family,
+            self.loaded.family,
             self.pipeline,
             latents if predicted is None else predicted,
             self.shape.canvas,
@@ -150,79 +156,13 @@ class _Call:
         self.reports.preview(
             Preview(
                 image_index=self.index,
-                preview_index=self.preview_index,
-                step=self.index * each + done,
+                preview_index=self.previews_shown,
+                step=step,
                 media_type="image/jpeg",
                 content=previews.file_of(whole),
             )
         )
-        self.preview_index += 1
-
-
-def _operation(generation: generation_pb2.Generation, inputs: Inputs) -> Operation.ValueType:
-    if generation.operation:
-        return generation.operation
-    if inputs.mask:
-        return model_pb2.OPERATION_INPAINT
-    return model_pb2.OPERATION_IMAGE_TO_IMAGE if inputs.image else model_pb2.OPERATION_TEXT_TO_IMAGE
-
-
-def _require_few(
-    references: Sequence[Image.Image], family: Family, operation: Operation.ValueType
-) -> None:
-    most = family.max_references.get(operation, 0)
-    if len(references) > most:
-        raise invalid(
-            "generation.input_images",
-            f"{len(references)} reference images; family {family.name} takes {most or 'none'} for"
-            f" {Operation.Name(operation)}",
-            error_reason_pb2.ERROR_REASON_INPUT_IMAGE_COUNT,
-        )
-
-
-def _choice(generation: generation_pb2.Generation, family: Family) -> Choice:
-    """Find what the request chose, of what the family lets it choose."""
-    return resolve(
-        generation.sampler if "sampler" in family.uses else "",
-        generation.schedule if "schedule" in family.uses else "",
-    )
-
-
-def _size(generation: generation_pb2.Generation, model: model_pb2.Model, inputs: Inputs) -> Size:
-    if generation.HasField("width_px") and generation.HasField("height_px"):
-        return Size(generation.width_px, generation.height_px)
-    if inputs.image:
-        return Size(*inputs.image.size)
-    if model.HasField("native_size"):
-        return Size(model.native_size.width_px, model.native_size.height_px)
-    raise invalid(
-        "generation.width_px",
-        "width_px and height_px are required: the model has no size of its own",
-        error_reason_pb2.ERROR_REASON_FIELD_REQUIRED,
-    )
-
-
-def _canvas(
-    generation: generation_pb2.Generation,
-    operation: Operation.ValueType,
-    shape: Frame,
-    inputs: Inputs,
-) -> Canvas:
-    image = inputs.image and shape.inputs.onto(resized(inputs.image, shape.requested))
-    mask = inputs.mask and shape.inputs.onto(
-        resized(inputs.mask, shape.requested, Image.Resampling.NEAREST), Image.Resampling.NEAREST
-    )
-    return Canvas(generation, operation, *shape.canvas, image, mask, tuple(inputs.references))
-
-
-def _finished(drawn: Image.Image, shape: Frame, inputs: Inputs) -> Image.Image:
-    result = shape.finish(drawn)
-    if not (inputs.image and inputs.mask):
-        return result
-    # The decoder does not give back what the encoder took: what is kept is taken from the input.
-    kept = resized(inputs.image, shape.requested)
-    mask = resized(inputs.mask, shape.requested, Image.Resampling.NEAREST)
-    return Image.composite(result, kept, mask)
+        self.previews_shown += 1
 
 
 def _picture(drawn: np.ndarray[Any, np.dtype[np.float32]]) -> Image.Image:

@@ -94,7 +94,7 @@ class Replica:
 
     async def _load(self, model: model_pb2.Model) -> None:
         try:
-            await self._device.run(lambda engine: engine.load(model))
+            await self._device.load(model)
             self._failures.pop(model.name, None)
         except SuiteError as error:
             log.warning("model.refused", model=model.name, detail=error.message)

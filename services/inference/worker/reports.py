@@ -1,5 +1,6 @@
 """What the device thread tells about an attempt while it draws, and how it learns to stop."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from google.protobuf import duration_pb2
 from pictor.inference.v1 import progress_pb2
 from pictor.inference.v1.progress_pb2 import Progress
 from pictor.worker.v1 import worker_pb2
-from services.rpc.errors import Canceled
+from services.rpc.errors import Canceled, DeadlineExceeded
 
 
 class Reports:
@@ -18,10 +19,14 @@ class Reports:
 
     Args:
         emit: Takes a report; called in whatever thread reports.
+        deadline: When the attempt's time is over, on the monotonic clock, in seconds.
     """
 
-    def __init__(self, emit: Callable[[worker_pb2.Report], None]) -> None:
+    def __init__(
+        self, emit: Callable[[worker_pb2.Report], None], deadline: float = math.inf
+    ) -> None:
         self._emit = emit
+        self.deadline = deadline
         self._stopped = threading.Event()
         self._started = time.monotonic()
         self._first_step: tuple[float, int] | None = None
@@ -46,9 +51,12 @@ class Reports:
 
         Raises:
             Canceled: If it was stopped.
+            DeadlineExceeded: If its time is over.
         """
         if self._stopped.is_set():
             raise Canceled("the attempt was stopped by its caller")
+        if time.monotonic() > self.deadline:
+            raise DeadlineExceeded("the attempt's deadline came before its end")
 
     def phase(self, phase: Progress.Phase.ValueType) -> None:
         """Report what the device does next."""

@@ -1,6 +1,7 @@
 """WorkerService: hands assignments to the attempts, and streams their reports."""
 
 import contextlib
+import math
 from collections.abc import AsyncIterator
 
 from grpc.aio import ServicerContext
@@ -30,7 +31,9 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[RunResponse]:
         """Draw, and report until it is done."""
         _require(request.assignment)
-        async with contextlib.aclosing(self._attempts.run(request.assignment)) as reports:
+        left = context.time_remaining()
+        limit = math.inf if left is None else left
+        async with contextlib.aclosing(self._attempts.run(request.assignment, limit)) as reports:
             async for report in reports:
                 yield RunResponse(report=report)
 

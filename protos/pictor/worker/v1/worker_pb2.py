@@ -30,7 +30,7 @@ from pictor.inference.v1 import job_pb2 as pictor_dot_inference_dot_v1_dot_job__
 from pictor.inference.v1 import progress_pb2 as pictor_dot_inference_dot_v1_dot_progress__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpictor/worker/v1/worker.proto\x12\x10pictor.worker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1dpictor/catalog/v1/model.proto\x1a$pictor/inference/v1/generation.proto\x1a\x1dpictor/inference/v1/job.proto\x1a\"pictor/inference/v1/progress.proto\"\xdc\x01\n\nAssignment\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12\x33\n\ngeneration\x18\x04 \x01(\x0b\x32\x1f.pictor.inference.v1.Generation\x12\'\n\x05model\x18\x05 \x01(\x0b\x32\x18.pictor.catalog.v1.Model\x12\x32\n\nresult_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\r\n\x0b_result_ttl\"\xc8\x01\n\x06Report\x12\x31\n\x08progress\x18\x01 \x01(\x0b\x32\x1d.pictor.inference.v1.ProgressH\x00\x12/\n\x07preview\x18\x02 \x01(\x0b\x32\x1c.pictor.inference.v1.PreviewH\x00\x12*\n\x06result\x18\x03 \x01(\x0b\x32\x18.pictor.worker.v1.ResultH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07\x63ontent\"q\n\x06Result\x12\x32\n\njob_result\x18\x01 \x01(\x0b\x32\x1e.pictor.inference.v1.JobResult\x12\x33\n\x07receipt\x18\x02 \x03(\x0b\x32\".pictor.inference.v1.ParameterNoteb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpictor/worker/v1/worker.proto\x12\x10pictor.worker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1dpictor/catalog/v1/model.proto\x1a$pictor/inference/v1/generation.proto\x1a\x1dpictor/inference/v1/job.proto\x1a\"pictor/inference/v1/progress.proto\"\xee\x01\n\nAssignment\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12\x33\n\ngeneration\x18\x04 \x01(\x0b\x32\x1f.pictor.inference.v1.Generation\x12\'\n\x05model\x18\x05 \x01(\x0b\x32\x18.pictor.catalog.v1.Model\x12\x32\n\nresult_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x10\n\x08priority\x18\x07 \x01(\x05\x42\r\n\x0b_result_ttl\"\xc8\x01\n\x06Report\x12\x31\n\x08progress\x18\x01 \x01(\x0b\x32\x1d.pictor.inference.v1.ProgressH\x00\x12/\n\x07preview\x18\x02 \x01(\x0b\x32\x1c.pictor.inference.v1.PreviewH\x00\x12*\n\x06result\x18\x03 \x01(\x0b\x32\x18.pictor.worker.v1.ResultH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07\x63ontent\"q\n\x06Result\x12\x32\n\njob_result\x18\x01 \x01(\x0b\x32\x1e.pictor.inference.v1.JobResult\x12\x33\n\x07receipt\x18\x02 \x03(\x0b\x32\".pictor.inference.v1.ParameterNoteb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,9 +38,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pictor.worker.v1.worker_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ASSIGNMENT']._serialized_start=245
-  _globals['_ASSIGNMENT']._serialized_end=465
-  _globals['_REPORT']._serialized_start=468
-  _globals['_REPORT']._serialized_end=668
-  _globals['_RESULT']._serialized_start=670
-  _globals['_RESULT']._serialized_end=783
+  _globals['_ASSIGNMENT']._serialized_end=483
+  _globals['_REPORT']._serialized_start=486
+  _globals['_REPORT']._serialized_end=686
+  _globals['_RESULT']._serialized_start=688
+  _globals['_RESULT']._serialized_end=801
 # @@protoc_insertion_point(module_scope)

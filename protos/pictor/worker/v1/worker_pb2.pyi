@@ -36,12 +36,15 @@ class Assignment(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     RESULT_TTL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Names the job: `jobs/{job}`."""
     attempt: _builtins.int
     """Numbers the attempt, from 1."""
     account: _builtins.str
     """Names the account for which results are stored."""
+    priority: _builtins.int
+    """Orders the attempts of a device: higher goes first. Those passed over for long rise."""
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
         """Says what to draw; every tunable that the model knows is set."""
@@ -63,10 +66,11 @@ class Assignment(_message.Message):
         generation: _generation_pb2.Generation | None = ...,
         model: _model_pb2.Model | None = ...,
         result_ttl: _duration_pb2.Duration | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_result_ttl", b"_result_ttl", "generation", b"generation", "model", b"model", "result_ttl", b"result_ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_result_ttl", b"_result_ttl", "account", b"account", "attempt", b"attempt", "generation", b"generation", "job", b"job", "model", b"model", "result_ttl", b"result_ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_result_ttl", b"_result_ttl", "account", b"account", "attempt", b"attempt", "generation", b"generation", "job", b"job", "model", b"model", "priority", b"priority", "result_ttl", b"result_ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__result_ttl: _TypeAlias = _typing.Literal["result_ttl"]  # noqa: Y015
     _WhichOneofArgType__result_ttl: _TypeAlias = _typing.Literal["_result_ttl", b"_result_ttl"]  # noqa: Y015

@@ -39,6 +39,25 @@ class Canvas:
 
 
 @dataclass(frozen=True)
+class Denoiser:
+    """
+    The part of a pipeline that predicts the noise, once or twice in each step.
+
+    Attributes:
+        part: Its name in the pipeline: ``unet``, ``transformer``.
+        timestep: The name of its argument that holds the noise level.
+        shared: Arguments without a batch dimension, e.g. where tokens lie. Images share a forward
+            only where these are equal.
+        padded: Texts whose length is that of the prompt, and the masks that say so, by argument.
+    """
+
+    part: str
+    timestep: str = "timestep"
+    shared: frozenset[str] = frozenset()
+    padded: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Family:
     """
     Models that are drawn with in the same way, whatever their weights.
@@ -50,6 +69,8 @@ class Family:
         size_multiple_px: Divides both sides of every canvas.
         arguments: Makes the pipeline call's keyword arguments, without generator, output type and
             callback, which are the same for all families.
+        denoiser: The part whose calls are batched with those of other images. None: the pipeline's
+            steps are taken alone.
         uses: The optional fields of Generation that change the picture; the others are reported
             as ignored.
         dtype: The torch dtype of the weights on a device other than the CPU, where it is float32.
@@ -69,6 +90,7 @@ class Family:
     pipelines: Mapping[Operation.ValueType, str]
     size_multiple_px: int
     arguments: Callable[[Canvas], dict[str, Any]]
+    denoiser: Denoiser | None = None
     uses: frozenset[str] = frozenset()
     dtype: str = "bfloat16"
     left_out: tuple[str, ...] = ()

@@ -4,12 +4,13 @@ from typing import Any
 
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.calls import common
-from services.inference.worker.families.family import Canvas, Family
+from services.inference.worker.families.family import Canvas, Denoiser, Family
 from services.inference.worker.families.tokens import unpacked
 from services.inference.worker.frames import Size
 
 # Schnell has seen no longer prompts; all others take 512 tokens, the pipelines' default.
 SCHNELL_TOKENS = 256
+DENOISER = Denoiser("transformer", shared=frozenset({"img_ids", "txt_ids"}))
 LEFT_OUT = ("feature_extractor", "image_encoder")
 
 
@@ -52,6 +53,7 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
+    denoiser=DENOISER,
     uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
     left_out=LEFT_OUT,
     rough_picture=rough_picture,

@@ -10,6 +10,7 @@ from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2
 from services.inference.worker.families.calls import common
 from services.inference.worker.families.family import Canvas, Family
+from services.inference.worker.families.flux import DENOISER
 from services.inference.worker.families.tokens import grid
 from services.inference.worker.frames import Size
 from services.rpc.errors import invalid
@@ -66,6 +67,7 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
+    denoiser=DENOISER,
     uses=frozenset({"guidance_scale", "schedule"}),
     max_references={model_pb2.OPERATION_EDIT: 10},
     readers={"tokenizer": read_tokenizer},

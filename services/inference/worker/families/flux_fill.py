@@ -5,7 +5,7 @@ from typing import Any
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.calls import common
 from services.inference.worker.families.family import Canvas, Family
-from services.inference.worker.families.flux import rough_picture, spatial
+from services.inference.worker.families.flux import DENOISER, rough_picture, spatial
 
 
 def arguments(canvas: Canvas) -> dict[str, Any]:
@@ -21,6 +21,7 @@ FAMILY = Family(
     pipelines={model_pb2.OPERATION_INPAINT: "FluxFillPipeline"},
     size_multiple_px=16,
     arguments=arguments,
+    denoiser=DENOISER,
     uses=frozenset({"guidance_scale", "schedule"}),
     rough_picture=rough_picture,
     spatial=spatial,

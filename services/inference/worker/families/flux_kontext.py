@@ -42,6 +42,7 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
+    denoiser=flux.DENOISER,
     uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
     left_out=flux.LEFT_OUT,
     max_references={model_pb2.OPERATION_EDIT: 1, model_pb2.OPERATION_INPAINT: 1},

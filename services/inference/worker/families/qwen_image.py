@@ -4,7 +4,7 @@ from typing import Any
 
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.calls import common
-from services.inference.worker.families.family import Canvas, Family
+from services.inference.worker.families.family import Canvas, Denoiser, Family
 from services.inference.worker.families.tokens import unpacked
 from services.inference.worker.frames import Size
 
@@ -12,6 +12,7 @@ from services.inference.worker.frames import Size
 TOKENS = 1024
 # Without any negative prompt the pipelines leave guidance out.
 NO_NEGATIVE = " "
+DENOISER = Denoiser("transformer", padded={"encoder_hidden_states": "encoder_hidden_states_mask"})
 
 
 def arguments(canvas: Canvas) -> dict[str, Any]:
@@ -54,6 +55,7 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
+    denoiser=DENOISER,
     uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
     rough_picture=rough_picture,
     spatial=spatial,

@@ -45,6 +45,7 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
+    denoiser=qwen_image.DENOISER,
     uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
     max_references={model_pb2.OPERATION_EDIT: 1},
     readers={"processor": read_processor},

@@ -3,7 +3,9 @@
 from typing import Any
 
 from pictor.catalog.v1 import model_pb2
-from services.inference.worker.families.family import Canvas, Family
+from services.inference.worker.families.family import Canvas, Denoiser, Family
+
+DENOISER = Denoiser("unet")
 
 
 def arguments(canvas: Canvas) -> dict[str, Any]:
@@ -43,6 +45,7 @@ FAMILY = Family(
     },
     size_multiple_px=8,
     arguments=arguments,
+    denoiser=DENOISER,
     uses=frozenset({"negative_prompt", "guidance_scale", "sampler", "schedule"}),
     dtype="float16",
     left_out=("safety_checker", "feature_extractor", "image_encoder"),

@@ -2,7 +2,7 @@
 
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.family import Family
-from services.inference.worker.families.stable_diffusion import arguments, rough_picture
+from services.inference.worker.families.stable_diffusion import DENOISER, arguments, rough_picture
 
 FAMILY = Family(
     name="stable-diffusion-xl",
@@ -13,6 +13,7 @@ FAMILY = Family(
     },
     size_multiple_px=8,
     arguments=arguments,
+    denoiser=DENOISER,
     uses=frozenset({"negative_prompt", "guidance_scale", "sampler", "schedule"}),
     # In float16 the decoder overflows; diffusers then computes it in float32, slowly.
     dtype="bfloat16",

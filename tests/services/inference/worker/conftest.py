@@ -1,9 +1,12 @@
 """A tiny model with random weights, saved as any checkpoint is, and an engine that reads it."""
 
+import contextlib
+import math
 import os
 import pathlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -66,13 +69,58 @@ class Drawer:
     on_report: Callable[[Reports, worker_pb2.Report], None] | None = None
 
     def __call__(self, inputs: Inputs | None = None, **fields: object) -> Drawing:
-        generation = generation_of(**fields)
-        assignment = worker_pb2.Assignment(
-            job="jobs/1", account="accounts/1", generation=generation, model=self.model
-        )
+        load_seconds = self._load()
+        drawing = self.begin(inputs, **fields)
+        while self.engine.is_busy:
+            self.engine.step()
+        return replace(drawing.result(), load_seconds=load_seconds)
+
+    def begin(
+        self,
+        inputs: Inputs | None = None,
+        *,
+        priority: int = 0,
+        deadline: float = math.inf,
+        **fields: object,
+    ) -> "Future[Drawing]":
+        """Give the engine a drawing, which it draws when it is made to step."""
         self.reports.clear()
-        reports = Reports(lambda report: self._take(reports, report))
-        return self.engine.draw(assignment, inputs or Inputs(), reports)
+        reports = Reports(lambda report: self._take(reports, report), deadline)
+        if self.model.name not in self.engine.models:
+            self.engine.load(self.model)
+        assignment = worker_pb2.Assignment(
+            job="jobs/1",
+            account="accounts/1",
+            generation=generation_of(**fields),
+            model=self.model,
+            priority=priority,
+        )
+        outcome: Future[Drawing] = Future()
+        self.engine.begin(assignment, inputs or Inputs(), reports, outcome)
+        outcome.stop = reports.stop
+        return outcome
+
+    @contextlib.contextmanager
+    def forwards(self) -> Iterator[list[int]]:
+        """List how many rows each forward of the denoiser has."""
+        counts: list[int] = []
+
+        def count(_module, _given, named, _output):
+            counts.append(len(named["sample"] if "sample" in named else named["hidden_states"]))
+
+        self._load()
+        loaded = self.engine._models[self.model.name]
+        module = loaded.components[loaded.family.denoiser.part]
+        hook = module.register_forward_hook(count, with_kwargs=True)
+        try:
+            yield counts
+        finally:
+            hook.remove()
+
+    def _load(self) -> float:
+        if self.model.name in self.engine.models:
+            return 0.0
+        return self.engine.load(self.model)
 
     def picture(self, inputs: Inputs | None = None, **fields: object) -> Image.Image:
         return self(inputs, **fields).images[0]

@@ -271,21 +271,6 @@ def test_a_model_without_weights_here_is_refused(draw):
     )
 
 
-def test_loading_is_reported_once(engine, draw):
-    """
-    The first drawing with a model shows that it loads; the next one does not.
-    """
-    draw.model.name = "models/tiny-again"
-    first, second = draw(), None
-    phases = [p.phase for p in draw.progress]
-    second = draw()
-
-    assert phases[0] == Progress.PHASE_LOADING
-    assert first.load_seconds > 0 == second.load_seconds
-    assert Progress.PHASE_LOADING not in [p.phase for p in draw.progress]
-    assert "models/tiny-again" in engine.models
-
-
 def test_output_that_is_not_finite_is_no_picture(draw, engine):
     """
     A model that computes NaN ends with OUTPUT_NOT_FINITE instead of a black picture.

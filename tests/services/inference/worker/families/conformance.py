@@ -85,12 +85,26 @@ class FamilyConformance:
         )
         drawer = Drawer(loaded, model)
 
-        def draw(inputs=None, **fields):
+        def merged(fields):
             size = {"width_px": SIZE.width_px, "height_px": SIZE.height_px}
             common = {"prompt": PROMPT, "step_count": STEPS, "guidance_scale": GUIDANCE, **size}
-            return drawer(inputs, **{**common, "seed": SEED, **fields})
+            return {**common, "seed": SEED, **fields}
 
-        draw.er = drawer
+        def draw(inputs=None, **fields):
+            return drawer(inputs, **merged(fields))
+
+        def staggered(requests):
+            outcomes = []
+            for fields in requests:
+                given = {**fields}
+                outcomes.append(drawer.begin(given.pop("inputs"), **merged(given)))
+                loaded.step()
+                loaded.step()
+            while loaded.is_busy:
+                loaded.step()
+            return [outcome.result() for outcome in outcomes]
+
+        draw.er, draw.staggered = drawer, staggered
         return draw
 
     @pytest.fixture
@@ -146,6 +160,39 @@ class FamilyConformance:
 
         assert once.tobytes() == again.tobytes()
         assert once.tobytes() != other.tobytes()
+
+    def test_strangers_share_forwards_and_change_nothing(self, family, loaded, draw, inputs_of):
+        """
+        Jobs with other prompts, seeds, guidance and steps, which come and go in the midst of each
+        other, are answered by common forwards, and each draws what it draws alone.
+        """
+        if not family.denoiser:
+            pytest.skip(f"family {self.name} is not stepped")
+        for operation in family.pipelines:
+            requests = [
+                {"inputs": inputs_of(operation), **fields} for fields in strangers(operation)
+            ]
+            with draw.er.forwards() as alone:
+                singles = [draw(**fields).images[0] for fields in requests]
+            with draw.er.forwards() as shared:
+                together = draw.staggered(requests)
+
+            for single, drawing in zip(singles, together, strict=True):
+                assert np.abs(pixels(single) - pixels(drawing.images[0])).max() <= 1
+            assert sum(shared) == sum(alone), "as many rows"
+            assert len(shared) < 0.7 * len(alone), "in fewer forwards"
+
+    def test_guidance_takes_one_forward_a_step(self, family, loaded, draw, first):
+        """
+        The prediction without the prompt is computed with the other, from the second step on.
+        """
+        if not family.denoiser:
+            pytest.skip(f"family {self.name} is not stepped")
+        with draw.er.forwards() as forwards:
+            draw(**first, negative_prompt="grey")
+
+        assert len(forwards) <= STEPS + 1
+        assert forwards[-1] == forwards[-2] <= 2
 
     def test_progress_rises_to_its_end(self, draw, first):
         """
@@ -259,6 +306,16 @@ class FamilyConformance:
 
             assert notes == unused or (field == "schedule" and not changed)
             assert changed or notes
+
+
+def strangers(operation: model_pb2.Operation.ValueType) -> list[dict[str, object]]:
+    """Requests that have nothing in common but the operation and the size."""
+    common = {"operation": operation, **strength(operation)}
+    return [
+        {**common, "seed": 1, "step_count": 4},
+        {**common, "seed": 2, "step_count": 6, "prompt": "two words", "guidance_scale": 2.0},
+        {**common, "seed": 3, "step_count": 3, "negative_prompt": "blue"},
+    ]
 
 
 def strength(operation: model_pb2.Operation.ValueType) -> dict[str, float]:
