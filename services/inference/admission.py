@@ -15,8 +15,10 @@ from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
 from services.inference.samplers import check_sampler
 from services.rpc.errors import InvalidRequest, invalid
+from services.rpc.principals import Principal
 
 MAX_PREVIEWS = 20
+MOST_PRIORITY = 10
 MAX_NOTES = 50
 MAX_NOTE_BYTES = 2_000
 MAX_IMAGES_WITHOUT_LIMIT = 1
@@ -72,6 +74,24 @@ def check_origin(dialect: str, receipt: Sequence[job_pb2.ParameterNote]) -> None
         raise invalid(
             "receipt", f"receipt has over {MAX_NOTES} notes, or one over {MAX_NOTE_BYTES} bytes"
         )
+
+
+def check_priority(priority: int, caller: Principal) -> None:
+    """
+    Check a job's priority.
+
+    Raises:
+        InvalidRequest: With FIELD_OUT_OF_RANGE.
+        PermissionDenied: With SCOPE_MISSING, if it puts others back and the caller may not.
+    """
+    if not -MOST_PRIORITY <= priority <= MOST_PRIORITY:
+        raise invalid(
+            "priority",
+            f"priority {priority} is outside {-MOST_PRIORITY} to {MOST_PRIORITY}",
+            reasons.ERROR_REASON_FIELD_OUT_OF_RANGE,
+        )
+    if priority > 0:
+        caller.require("accounts:admin")
 
 
 def admit(

@@ -1,5 +1,5 @@
 """
-Gives queued jobs to the executor, oldest first, and writes down how each attempt ends.
+Gives queued jobs to the executor, in the order of the queue, and writes down how each attempt ends.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ class Dispatcher:
                     await self._queued.wait()
 
     async def _start_next(self) -> bool:
-        """Start the oldest queued job; False if there is none, or no slot."""
+        """Start the first queued job; False if there is none, or no slot."""
         if len(self._attempts) >= self._executor.slot_count:
             return False
         queued = await self._store.in_state(job_pb2.Job.STATE_QUEUED, 1)
@@ -169,4 +169,5 @@ class Dispatcher:
             account=job.account,
             generation=generation,
             model=model,
+            priority=job.priority,
         )

@@ -74,6 +74,7 @@ class Jobs:
         dialect: str,
         served_by: str,
         receipt: Sequence[job_pb2.ParameterNote],
+        priority: int = 0,
     ) -> job_pb2.Job:
         """Queue an admitted generation; the job is durable when this returns."""
         job = job_pb2.Job(
@@ -84,6 +85,7 @@ class Jobs:
             dialect=dialect,
             revision=1,
             receipt=receipt,
+            priority=priority,
             served_by="" if served_by == generation.model else served_by,
             request_id=structlog.contextvars.get_contextvars().get("request_id", ""),
             create_time=_now(),

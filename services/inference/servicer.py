@@ -23,6 +23,7 @@ from services.inference.admission import (
     admit,
     check_limits,
     check_origin,
+    check_priority,
     ignored,
     model_id,
 )
@@ -31,6 +32,7 @@ from services.inference.stand_in import adapt
 from services.inference.watching import Watching
 from services.paging import page_size
 from services.rpc.errors import Unavailable, invalid
+from services.rpc.principals import caller
 
 RETRY_SECONDS = 5.0
 
@@ -67,6 +69,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
                 "generation.model", "model is missing", reasons.ERROR_REASON_FIELD_REQUIRED
             )
         check_origin(request.dialect, request.receipt)
+        check_priority(request.priority, caller())
         model = await self._model(asked.model)
         check_limits(asked, model)
         size = None if request.validate_only else await self._input_size(asked)
@@ -79,7 +82,11 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         if request.validate_only:
             return Job(generation=generation, receipt=receipt)
         return await self._jobs.create(
-            generation, dialect=request.dialect, served_by=status.served_by, receipt=receipt
+            generation,
+            dialect=request.dialect,
+            served_by=status.served_by,
+            receipt=receipt,
+            priority=request.priority,
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:

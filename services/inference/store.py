@@ -24,6 +24,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.exc import OperationalError
@@ -39,16 +40,18 @@ TABLES = MetaData()
 JOBS = Table(
     "jobs",
     TABLES,
-    # The order of admission, which is the order of the queue.
+    # The order of admission.
     Column("sequence", Integer, primary_key=True, autoincrement=True),
     Column("name", String(64), nullable=False, unique=True),
     Column("account", String(64), nullable=False),
     Column("state", Integer, nullable=False),
+    # The order of the queue: when the job was made, earlier or later by its priority.
+    Column("rank_us", BigInteger, nullable=False),
     Column("revision", BigInteger, nullable=False),
     # The Job message without its progress.
     Column("message", LargeBinary, nullable=False),
     Index("jobs_by_account", "account", "sequence"),
-    Index("jobs_by_state", "state", "sequence"),
+    Index("jobs_by_state", "state", "rank_us", "sequence"),
 )
 EVENTS = Table(
     "job_events",
@@ -58,6 +61,10 @@ EVENTS = Table(
     Column("state", Integer, nullable=False),
     Column("event_us", BigInteger, nullable=False),
 )
+
+QUEUE = (JOBS.c.rank_us, JOBS.c.sequence)
+# What one step of priority is worth, in waiting: nobody waits for ever behind more important jobs.
+PRIORITY_US = 60_000_000
 
 
 class Event(NamedTuple):
@@ -151,17 +158,18 @@ class JobStore:
         return [(row.sequence, job_pb2.Job.FromString(row.message)) for row in rows]
 
     async def in_state(self, state: job_pb2.Job.State.ValueType, count: int) -> list[job_pb2.Job]:
-        """Read the oldest jobs in a state, oldest first."""
-        query = select(JOBS.c.message).where(JOBS.c.state == state).order_by(JOBS.c.sequence)
+        """Read the first jobs in a state, in the order of the queue."""
+        query = select(JOBS.c.message).where(JOBS.c.state == state).order_by(*QUEUE)
         async with self._engine.connect() as connection:
             rows = await connection.execute(query.limit(count))
         return [job_pb2.Job.FromString(row.message) for row in rows]
 
     async def queue_position(self, name: str) -> int:
-        """Count the queued jobs that were admitted before this one."""
-        own = select(JOBS.c.sequence).where(JOBS.c.name == name).scalar_subquery()
+        """Count the queued jobs whose turn comes before this one's."""
+        own = select(*QUEUE).where(JOBS.c.name == name).subquery()
         queued = JOBS.c.state == job_pb2.Job.STATE_QUEUED
-        query = select(func.count()).select_from(JOBS).where(and_(queued, JOBS.c.sequence < own))
+        earlier = tuple_(*QUEUE) < tuple_(own.c.rank_us, own.c.sequence)
+        query = select(func.count()).select_from(JOBS, own).where(and_(queued, earlier))
         async with self._engine.connect() as connection:
             return int(await connection.scalar(query) or 0)
 
@@ -193,6 +201,7 @@ async def _add_event(connection: AsyncConnection, job: job_pb2.Job) -> None:
 def _values(job: job_pb2.Job) -> dict[str, object]:
     return {
         "state": int(job.state),
+        "rank_us": job.create_time.ToMicroseconds() - job.priority * PRIORITY_US,
         "revision": job.revision,
         "message": job.SerializeToString(deterministic=True),
     }

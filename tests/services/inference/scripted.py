@@ -98,10 +98,12 @@ class Inference:
     settings: inference.Settings
     token: str
 
-    async def create(self, account: str = ALICE, **fields: object) -> job_pb2.Job:
+    async def create(
+        self, account: str = ALICE, priority: int = 0, **fields: object
+    ) -> job_pb2.Job:
         fields = {"model": "pictor/shapes", "prompt": "a red circle", **fields}
         request = inference_service_pb2.CreateJobRequest(
-            generation=generation_pb2.Generation(**fields)
+            generation=generation_pb2.Generation(**fields), priority=priority
         )
         with acting_for(account):
             return await self.stub.CreateJob(request)
@@ -109,6 +111,11 @@ class Inference:
     async def get(self, name: str, account: str = ALICE) -> job_pb2.Job:
         with acting_for(account):
             return await self.stub.GetJob(inference_service_pb2.GetJobRequest(name=name))
+
+    async def jobs(self, account: str = ALICE) -> list[job_pb2.Job]:
+        with acting_for(account):
+            answer = await self.stub.ListJobs(inference_service_pb2.ListJobsRequest())
+        return list(answer.jobs)
 
     async def cancel(self, name: str, account: str = ALICE) -> job_pb2.Job:
         with acting_for(account):

@@ -18,12 +18,13 @@ from services.rpc.errors import (
     Exhausted,
     InvalidRequest,
     NotFound,
+    PermissionDenied,
     StateConflict,
     Unavailable,
     from_status,
     to_status,
 )
-from services.rpc.principals import acting_for, service_token
+from services.rpc.principals import Principal, acting_for, service_token
 from tests.services.inference.scripted import (
     ALICE,
     BOB,
@@ -85,6 +86,66 @@ async def test_jobs_run_in_the_order_of_their_admission(service):
 
     assert positions == [0, 1, 2]
     assert [a.job for a in service.executor.assignments] == [job.name for job in jobs]
+
+
+async def test_priority_puts_a_job_before_others_but_not_for_ever(service):
+    """
+    A more important job goes before those that wait, but not before one that waits for minutes.
+    """
+    held = await service.create()
+    plain, low, high = [await service.create(priority=p) for p in (0, -1, 2)]
+    await service.in_state(held.name, Job.STATE_RUNNING)
+
+    names = {plain.name: 1, low.name: 2, high.name: 0}
+    for name, position in names.items():
+        assert (await service.get(name)).progress.queue_position == position
+    service.executor.gate.set()
+    for name in names:
+        await service.ended(name)
+
+    assert [a.job for a in service.executor.assignments[1:]] == [high.name, plain.name, low.name]
+    assert [a.priority for a in service.executor.assignments] == [0, 2, 0, -1]
+
+
+async def test_waiting_outweighs_priority(tmp_path):
+    """
+    A minute of waiting is worth one step of priority, so the queue starves nobody.
+    """
+    store = await JobStore.open(f"sqlite+aiosqlite:///{tmp_path / 'inference.db'}")
+    made = {"old": (0, 0), "important": (130, 2), "too-late": (115, 1)}
+    for name, (seconds, priority) in made.items():
+        job = Job(name=f"jobs/{name}", state=Job.STATE_QUEUED, revision=1, priority=priority)
+        job.create_time.FromSeconds(1_800_000_000 + seconds)
+        await store.insert(job)
+    queue = [job.name for job in await store.in_state(Job.STATE_QUEUED, 9)]
+    positions = [await store.queue_position(name) for name in queue]
+    await store.close()
+
+    assert queue == ["jobs/old", "jobs/important", "jobs/too-late"]
+    assert positions == [0, 1, 2]
+
+
+@pytest.mark.parametrize("priority", [-11, 11])
+async def test_a_priority_out_of_range_is_refused(service, priority):
+    """
+    The error names value and rule; nothing is queued.
+    """
+    with pytest.raises(InvalidRequest, match=f"priority {priority} is outside -10 to 10"):
+        await service.create(priority=priority)
+
+    assert await service.jobs() == []
+
+
+async def test_only_an_administrator_puts_others_back(environ):
+    """
+    A key without the scope may lower its own priority, and not raise it.
+    """
+    from services.inference.admission import check_priority
+
+    drawer = Principal(account=ALICE, scopes=frozenset({"images:write"}))
+    check_priority(-3, drawer)
+    with pytest.raises(PermissionDenied, match="accounts:admin"):
+        check_priority(1, drawer)
 
 
 async def test_a_watcher_sees_the_job_then_every_change_then_the_end(service):

@@ -32,10 +32,15 @@ class CreateJobRequest(_message.Message):
     DIALECT_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     dialect: _builtins.str
     """Names the public API through which the request came. At most 63 characters; empty for gRPC."""
     validate_only: _builtins.bool
     """Checks everything and queues nothing; the answer has no name."""
+    priority: _builtins.int
+    """Puts the job before others or behind them: -10 to 10. Each step of it is worth a minute of waiting.
+    Omitted: 0. Above 0 only with the scope `accounts:admin`: PERMISSION_DENIED with SCOPE_MISSING.
+    """
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
         """Says what to draw."""
@@ -51,10 +56,11 @@ class CreateJobRequest(_message.Message):
         dialect: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         receipt: _abc.Iterable[_job_pb2.ParameterNote] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "receipt", b"receipt", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "priority", b"priority", "receipt", b"receipt", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
