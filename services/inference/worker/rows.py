@@ -6,6 +6,7 @@ its denoiser. What it asks for is answered together with what other rows ask for
 with all that the pipeline does around the denoiser: guidance, the solver's step, masks.
 """
 
+import contextvars
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Row:
         self.standing = standing
         self.picture: Any = None
         self._greenlet = greenlet(lambda _: draw(self))
+        # What is logged within the call carries the job's name, as around it.
+        self._greenlet.gr_context = contextvars.copy_context()
         self._engine = getcurrent()
         self._asked: Sequence[Evaluation] = ()
         self._module: torch.nn.Module | None = None

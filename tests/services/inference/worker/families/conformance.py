@@ -104,7 +104,7 @@ class FamilyConformance:
                 loaded.step()
             return [outcome.result() for outcome in outcomes]
 
-        draw.er, draw.staggered = drawer, staggered
+        draw.er, draw.staggered, draw.merged = drawer, staggered, merged
         return draw
 
     @pytest.fixture
@@ -161,26 +161,50 @@ class FamilyConformance:
         assert once.tobytes() == again.tobytes()
         assert once.tobytes() != other.tobytes()
 
-    def test_strangers_share_forwards_and_change_nothing(self, family, loaded, draw, inputs_of):
+    def test_strangers_change_nothing(self, family, draw, inputs_of):
         """
         Jobs with other prompts, seeds, guidance and steps, which come and go in the midst of each
-        other, are answered by common forwards, and each draws what it draws alone.
+        other, draw what each of them draws alone.
+        """
+        for operation in family.pipelines:
+            requests = [{"inputs": inputs_of(operation), **given} for given in strangers(operation)]
+            singles = [draw(**fields).images[0] for fields in requests]
+            together = draw.staggered(requests)
+            for single, drawing in zip(singles, together, strict=True):
+                assert np.abs(pixels(single) - pixels(drawing.images[0])).max() <= 1
+
+    def test_strangers_share_forwards(self, family, draw, inputs_of):
+        """
+        Rows of different jobs are answered by common forwards, where the family is stepped.
         """
         if not family.denoiser:
             pytest.skip(f"family {self.name} is not stepped")
         for operation in family.pipelines:
-            requests = [
-                {"inputs": inputs_of(operation), **fields} for fields in strangers(operation)
-            ]
+            requests = [{"inputs": inputs_of(operation), **given} for given in strangers(operation)]
             with draw.er.forwards() as alone:
-                singles = [draw(**fields).images[0] for fields in requests]
+                for fields in requests:
+                    draw(**fields)
             with draw.er.forwards() as shared:
-                together = draw.staggered(requests)
+                draw.staggered(requests)
 
-            for single, drawing in zip(singles, together, strict=True):
-                assert np.abs(pixels(single) - pixels(drawing.images[0])).max() <= 1
             assert sum(shared) == sum(alone), "as many rows"
             assert len(shared) < 0.7 * len(alone), "in fewer forwards"
+
+    def test_a_short_job_is_not_held_up_by_a_long_one(self, draw, first):
+        """
+        Whether or not they share forwards, a short job that comes later is done earlier.
+        """
+        fields = {**first}
+        inputs = fields.pop("inputs")
+        done = []
+        for steps in (12, 3):
+            outcome = draw.er.begin(inputs, **draw.merged({**fields, "step_count": steps}))
+            outcome.add_done_callback(lambda _, steps=steps: done.append(steps))
+            draw.er.engine.step()
+        while draw.er.engine.is_busy:
+            draw.er.engine.step()
+
+        assert done == [3, 12]
 
     def test_guidance_takes_one_forward_a_step(self, family, loaded, draw, first):
         """
