@@ -35,7 +35,7 @@ from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_until_stopped
 from services.rpc.server import Served, running_server
-from services.rpc.settings import address, read, setting, switch
+from services.rpc.settings import address, count, read, setting, switch
 
 MODELS = pathlib.Path(__file__).parents[3] / "models"
 # The libraries read these when they are imported: weights come from this machine, nothing is
@@ -92,6 +92,12 @@ class WorkerSettings(ProcessSettings):
         "",
         folders,
         "Folders of weights, separated as in PATH; empty: models/ beside services/.",
+    )
+    batch_rows: int = setting(
+        "PICTOR_BATCH_ROWS",
+        "8",
+        count,
+        "How many images share a forward of the model at most.",
     )
     keep: bool = setting(
         "PICTOR_WORKER_KEEP",
@@ -206,7 +212,7 @@ async def _in_background(replica: Replica) -> AsyncIterator[None]:
 
 def _new_engine(settings: WorkerSettings):  # type: ignore[no-untyped-def]  # noqa: ANN202
     engine = importlib.import_module("services.inference.worker.engine")
-    return engine.Engine(settings.device, settings.model_folders)
+    return engine.Engine(settings.device, settings.model_folders, settings.batch_rows)
 
 
 def _stop_at_end_of_input() -> None:
