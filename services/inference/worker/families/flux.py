@@ -52,7 +52,7 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
     left_out=LEFT_OUT,
     rough_picture=rough_picture,
     spatial=spatial,

@@ -66,7 +66,7 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
-    uses=frozenset({"guidance_scale", "schedule"}),
+    uses=frozenset({"guidance_scale", "loras", "schedule"}),
     max_references={model_pb2.OPERATION_EDIT: 10},
     readers={"tokenizer": read_tokenizer},
     rough_picture=rough_picture,

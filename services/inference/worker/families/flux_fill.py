@@ -21,7 +21,7 @@ FAMILY = Family(
     pipelines={model_pb2.OPERATION_INPAINT: "FluxFillPipeline"},
     size_multiple_px=16,
     arguments=arguments,
-    uses=frozenset({"guidance_scale", "schedule"}),
+    uses=frozenset({"guidance_scale", "loras", "schedule"}),
     rough_picture=rough_picture,
     spatial=spatial,
 )

@@ -42,7 +42,7 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
     left_out=flux.LEFT_OUT,
     max_references={model_pb2.OPERATION_EDIT: 1, model_pb2.OPERATION_INPAINT: 1},
     rough_picture=flux.rough_picture,

@@ -45,7 +45,7 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
     max_references={model_pb2.OPERATION_EDIT: 1},
     readers={"processor": read_processor},
     rough_picture=qwen_image.rough_picture,

@@ -18,7 +18,7 @@ FAMILY = Family(
     pipelines={model_pb2.OPERATION_EDIT: "QwenImageEditPlusPipeline"},
     size_multiple_px=16,
     arguments=arguments,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
     # As many as the model was trained with.
     max_references={model_pb2.OPERATION_EDIT: 3},
     readers={"processor": read_processor},
