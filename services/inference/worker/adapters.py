@@ -158,12 +158,13 @@ class Adapters:
                     use_safetensors=True,
                     local_files_only=True,
                 )
-        except (MemoryError, torch.OutOfMemoryError, SuiteError):
-            self._remove(parts, name)
-            raise
         except Exception as error:
-            log.warning("adapter.refused", adapter=adapter.name, error=repr(error)[:SHOWN_CHARS])
             self._remove(parts, name)
+            # The CPU's allocator has no error class of its own.
+            memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if memory or "not enough memory" in str(error) or isinstance(error, SuiteError):
+                raise
+            log.warning("adapter.refused", adapter=adapter.name, error=repr(error)[:SHOWN_CHARS])
             raise misfit(adapter.name, loaded.name, "it cannot be applied") from error
         self._look_again(parts)
         return name

@@ -129,9 +129,10 @@ class Embeddings:
             rows = torch.cat([word.vectors[name] for word in words])
             tokenizer_name = name.replace("text_encoder", "tokenizer")
             tokenizer = self._with_tokens(getattr(pipeline, tokenizer_name))
-            setattr(pipeline, tokenizer_name, tokenizer)
+            # Past the pipeline's own __setattr__, which would note the classes in its config.
+            pipeline.__dict__[tokenizer_name] = tokenizer
             first = tokenizer.convert_tokens_to_ids(TOKENS[0])
-            setattr(pipeline, name, Encoder(getattr(pipeline, name), rows, first))
+            pipeline.__dict__[name] = Encoder(getattr(pipeline, name), rows, first)
         rewritten = generation_pb2.Generation()
         rewritten.CopyFrom(generation)
         for field in FIELDS:
