@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
+from services.inference.adapters import take_tags, without_tags
 from services.inference.samplers import check_sampler
 from services.rpc.errors import InvalidRequest, invalid
 from services.rpc.principals import Principal
@@ -37,14 +38,17 @@ def check_limits(generation: generation_pb2.Generation, model: model_pb2.Model) 
     """
     Check a model's documented limits: the prompt's length and the number of images.
 
+    Tags of adapters are no part of what the model reads, and do not count.
+
     Raises:
         InvalidRequest: With FIELD_REQUIRED, PROMPT_TOO_LONG or INPUT_IMAGE_COUNT.
     """
     limits, images = model.limits, len(generation.input_images)
-    if not generation.prompt.strip() and not images:
+    prompt = without_tags(generation.prompt)
+    if not prompt.strip() and not images:
         raise invalid("generation.prompt", "prompt is empty", reasons.ERROR_REASON_FIELD_REQUIRED)
-    for field in ("prompt", "negative_prompt"):
-        length = len(getattr(generation, field))
+    lengths = {"prompt": len(prompt), "negative_prompt": len(generation.negative_prompt)}
+    for field, length in lengths.items():
         if length > limits.max_prompt_chars:
             raise invalid(
                 f"generation.{field}",
@@ -119,7 +123,7 @@ def admit(
     merged.CopyFrom(generation)
     merged.model = model.name
     merged.operation = _operation(generation, model)
-    notes = _merge_size(merged, model, image_size)
+    notes = [*take_tags(merged), *_merge_size(merged, model, image_size)]
     _merge_defaults(merged, model.parameter_defaults)
     if not merged.HasField("seed"):
         merged.seed = secrets.randbelow(SEEDS)
@@ -285,13 +289,6 @@ def _check_rest(merged: generation_pb2.Generation) -> None:
     if merged.output.format not in generation_pb2.Output.Format.values():
         value = merged.output.format
         raise invalid("generation.output.format", f"format {value} is none of the enum's values")
-    if merged.loras:
-        raise invalid(
-            "generation.loras",
-            f"adapter {merged.loras[0].adapter!r}: this server applies no LoRA adapters yet;"
-            " leave loras empty",
-            reasons.ERROR_REASON_FIELD_UNSUPPORTED,
-        )
 
 
 def _check_range(field: str, value: float, least: float, most: float) -> None:

@@ -23,7 +23,12 @@ def adapt(
     """
     adapted = generation_pb2.Generation()
     adapted.CopyFrom(generation)
-    notes = [*_operation(adapted, model), *_images(adapted, model), *_numbers(adapted, model)]
+    notes = [
+        *_operation(adapted, model),
+        *_images(adapted, model),
+        *_adapters(adapted),
+        *_numbers(adapted, model),
+    ]
     return adapted, notes
 
 
@@ -56,6 +61,21 @@ def _images(adapted: generation_pb2.Generation, model: model_pb2.Model) -> list[
             reason=f"the stand-in takes at most {most}",
         )
     ]
+
+
+def _adapters(adapted: generation_pb2.Generation) -> list[Note]:
+    requested = ", ".join(lora.adapter for lora in adapted.loras)
+    if not requested:
+        return []
+    del adapted.loras[:]
+    reason = "a stand-in draws, and adapters belong to the model that they were made for"
+    note = Note(
+        parameter="loras",
+        treatment=Note.TREATMENT_IGNORED,
+        requested=requested[:100],
+        reason=reason,
+    )
+    return [note]
 
 
 def _numbers(adapted: generation_pb2.Generation, model: model_pb2.Model) -> list[Note]:

@@ -19,6 +19,7 @@ from pictor.worker.v1 import worker_pb2
 from services.inference.samplers import Choice, resolve
 from services.inference.worker import notes
 from services.inference.worker.drawing import Drawing
+from services.inference.worker.extras import Extras
 from services.inference.worker.families.family import Canvas, Family
 from services.inference.worker.frames import Frame, Size, frame, resized
 from services.inference.worker.inputs import Inputs
@@ -40,6 +41,7 @@ class DrawingInProgress:
         assignment: Says what to draw.
         inputs: The pictures to start from.
         reports: Is told how far it is.
+        extras: What the request adds to the model.
 
     Attributes:
         rows: One an image.
@@ -55,13 +57,14 @@ class DrawingInProgress:
         assignment: worker_pb2.Assignment,
         inputs: Inputs,
         reports: Reports,
+        extras: Extras,
     ) -> None:
         model, generation = assignment.model, assignment.generation
         operation = _operation(generation, inputs)
         loaded.require(operation)
         _require_few(inputs.references, loaded.family, operation)
         self._loaded, self._model, self._generation = loaded, model, generation
-        self._inputs, self._reports = inputs, reports
+        self._inputs, self._reports, self._extras = inputs, reports, extras
         self._choice = _choice(generation, loaded.family)
         self._shape = _shape(generation, model, loaded.family, inputs)
         usable, self._clamped = notes.at_least_one_step(
@@ -81,6 +84,7 @@ class DrawingInProgress:
                     deadline=reports.deadline,
                     remaining_steps=generation.step_count,
                 ),
+                extras.adapters,
             )
             for call in self._calls
         ]
@@ -100,6 +104,10 @@ class DrawingInProgress:
         """
         self._reports.check()
 
+    def activate(self) -> None:
+        """Make the model what this drawing needs; see Extras.activate."""
+        self._extras.activate(self._loaded)
+
     def result(self) -> Drawing:
         """Give the pictures the requested size, and say what became of the request."""
         drawn = [row.picture for row in self.rows]
@@ -107,6 +115,7 @@ class DrawingInProgress:
         call = self._calls[0]
         receipt = [
             *self._clamped,
+            *self._extras.notes,
             *notes.of_size(self._shape, self._model),
             *notes.of_own_size(Size(*drawn[0].size), self._shape),
             *notes.of_inputs(self._inputs, self._shape),
@@ -126,6 +135,7 @@ class DrawingInProgress:
         return [
             PipelineCall(
                 loaded=self._loaded,
+                extras=self._extras,
                 canvas=self._canvas,
                 choice=self._choice,
                 shape=self._shape,

@@ -29,6 +29,7 @@ from services.inference.worker.checkpoints import find, unreadable
 from services.inference.worker.drawing import Drawing
 from services.inference.worker.drawing_in_progress import DrawingInProgress
 from services.inference.worker.evaluations import Answers
+from services.inference.worker.extras import Shelf
 from services.inference.worker.inputs import Inputs
 from services.inference.worker.order import choose
 from services.inference.worker.reports import Reports
@@ -67,6 +68,7 @@ class Engine:
         self._device = _device(device)
         self._folders = folders
         self._batch_rows = batch_rows
+        self._shelf = Shelf(folders)
         self._models: dict[str, LoadedModel] = {}
         self._rows: dict[Row, Underway] = {}
         self._batches: dict[object, Batch] = {}
@@ -137,7 +139,8 @@ class Engine:
             return
         try:
             loaded = self._models[assignment.model.name]
-            drawing = DrawingInProgress(loaded, assignment, inputs, reports)
+            extras = self._shelf.find(assignment.generation, loaded)
+            drawing = DrawingInProgress(loaded, assignment, inputs, reports, extras)
         except Exception as error:  # noqa: BLE001 - it goes to who waits for the drawing
             outcome.set_exception(error)
             return
@@ -160,6 +163,7 @@ class Engine:
             self._go_on(rows[0])
             return
         try:
+            self._rows[rows[0]].drawing.activate()
             answers = self._batch(rows[0]).forward({row: row.asked for row in rows})
         except Exception as error:  # noqa: BLE001 - it goes to whose row it is
             self._bear(rows, error)
@@ -190,6 +194,9 @@ class Engine:
         if underway is None:
             return
         try:
+            if row.module is None:
+                # It encodes its prompt, or calls its denoiser itself.
+                underway.drawing.activate()
             row.go_on(answers)
             if row.is_done:
                 del self._rows[row]

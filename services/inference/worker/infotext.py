@@ -3,6 +3,7 @@
 import json
 
 from pictor.inference.v1 import generation_pb2
+from services.inference.adapters import with_tags
 from services.inference.samplers import AUTOMATIC
 
 
@@ -28,7 +29,7 @@ def infotext(generation: generation_pb2.Generation, *, seed: int, sampler: str, 
     if generation.input_images and generation.HasField("strength"):
         pairs.append(("Denoising strength", f"{generation.strength:g}"))
     pairs.append(("Version", "Pictor"))
-    lines = [generation.prompt]
+    lines = [with_tags(generation.prompt, generation.loras)]
     if generation.negative_prompt:
         lines.append(f"Negative prompt: {generation.negative_prompt}")
     return "\n".join([*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs)])

@@ -6,7 +6,7 @@ outside: what the call does around it stays diffusers' own.
 import functools
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from pictor.inference.v1.progress_pb2 import Preview, Progress
 from services.inference.samplers import Choice, name_of
 from services.inference.worker import previews
 from services.inference.worker.evaluations import Evaluator
+from services.inference.worker.extras import Extras
 from services.inference.worker.families.family import Canvas
 from services.inference.worker.frames import Frame, resized
 from services.inference.worker.reports import Reports
@@ -53,6 +54,7 @@ class PipelineCall:
 
     Attributes:
         loaded: The model.
+        extras: What the request adds to the model.
         canvas: What it draws on.
         choice: The sampler and the schedule.
         shape: The way from the canvas to the requested size.
@@ -66,6 +68,7 @@ class PipelineCall:
     """
 
     loaded: LoadedModel
+    extras: Extras
     canvas: Canvas
     choice: Choice
     shape: Frame
@@ -98,10 +101,12 @@ class PipelineCall:
         self.row = row
         self.reports.phase(Progress.PHASE_ENCODING)
         self.pipeline = pipeline = self._pipeline()
+        generation = self.extras.inscribe(pipeline, self.canvas.generation)
+        canvas = replace(self.canvas, generation=generation)
         if self.preview_count:
             self.predictions = previews.Predictions(pipeline.scheduler)
         drawn = pipeline(
-            **self.loaded.family.arguments(self.canvas),
+            **self.loaded.family.arguments(canvas),
             # On the CPU: a seed must give the same image on every device.
             generator=torch.Generator("cpu").manual_seed(self.seed),
             output_type="np",

@@ -52,7 +52,8 @@ class Generation(_message.Message):
     """Says what is drawn from what. UNSPECIFIED: chosen from the inputs."""
     prompt: _builtins.str
     """Describes the picture. 1 to the model's max_prompt_chars code points; may be empty only where
-    there is an input image.
+    there is an input image. `<lora:name:0.8>` in it names an adapter: admission moves it to `loras`,
+    and the effective prompt has no such tags.
     """
     negative_prompt: _builtins.str
     """Describes what should not be there. Empty: nothing."""
@@ -90,7 +91,10 @@ class Generation(_message.Message):
 
     @_builtins.property
     def loras(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lora]:
-        """Lists the adapters to apply."""
+        """Lists the adapters to apply, at most 8, each once. They count before those of the prompt. One that
+        the device process does not have, or that does not fit the model, fails the job with
+        FIELD_UNSUPPORTED. Families without adapters ignore them, and the receipt says so.
+        """
 
     @_builtins.property
     def output(self) -> Global___Output:
@@ -223,7 +227,9 @@ class Lora(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
-    """Names the adapter's file without its extension, as in `<lora:name:0.8>`."""
+    """Names the adapter's file without folder and extension, as in `<lora:name:0.8>`: 1 to 128
+    characters, none of them `/`, `\\`, `:`, `<` or `>`, the first not a dot.
+    """
     weight: _builtins.float
     """Is its weight: -2 to 2. Omitted: 1."""
     def __init__(

@@ -22,7 +22,7 @@ FAMILY = Family(
     size_multiple_px=16,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"guidance_scale", "schedule"}),
+    uses=frozenset({"guidance_scale", "loras", "schedule"}),
     rough_picture=rough_picture,
     spatial=spatial,
 )

@@ -56,7 +56,7 @@ FAMILY = Family(
     size_multiple_px=16,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
     rough_picture=rough_picture,
     spatial=spatial,
 )

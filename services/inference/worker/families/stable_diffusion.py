@@ -46,9 +46,10 @@ FAMILY = Family(
     size_multiple_px=8,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"negative_prompt", "guidance_scale", "sampler", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "sampler", "schedule"}),
     dtype="float16",
     left_out=("safety_checker", "feature_extractor", "image_encoder"),
     options={"requires_safety_checker": False},
+    embeddings={"text_encoder": ""},
     rough_picture=rough_picture,
 )

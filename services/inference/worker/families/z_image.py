@@ -27,7 +27,7 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
     # The decoder is FLUX.1's.
     rough_picture=rough_picture,
 )
