@@ -15,7 +15,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
@@ -64,15 +64,16 @@ async def running(environ: Mapping[str, str]) -> AsyncIterator[Suite]:
         SettingError: If a variable's value breaks its rule.
         OSError: If an address is taken.
     """
-    bound = {**environ, **_definite_addresses(read(ProcessSettings, environ))}
-    settings = read(InferenceSettings, bound)
-    key_file = settings.data_dir / "api-key"
-    old_key = key_file.read_text() if key_file.exists() else ""
-    async with contextlib.AsyncExitStack() as device:
-        executor = await device.enter_async_context(open_executor(settings, bound))
-        async with _parts_running(bound, executor, device):
-            key = key_file.read_text() if key_file.exists() else ""
-            yield Suite(settings, key.strip() if key != old_key else "")
+    with _reserved(read(ProcessSettings, environ)) as addresses:
+        bound = {**environ, **addresses}
+        settings = read(InferenceSettings, bound)
+        key_file = settings.data_dir / "api-key"
+        old_key = key_file.read_text() if key_file.exists() else ""
+        async with contextlib.AsyncExitStack() as device:
+            executor = await device.enter_async_context(open_executor(settings, bound))
+            async with _parts_running(bound, executor, device):
+                key = key_file.read_text() if key_file.exists() else ""
+                yield Suite(settings, key.strip() if key != old_key else "")
 
 
 @contextlib.asynccontextmanager
@@ -154,9 +155,12 @@ def main(arguments: Sequence[str] = ()) -> None:
     )
 
 
-def _definite_addresses(settings: ProcessSettings) -> dict[str, str]:
+@contextlib.contextmanager
+def _reserved(settings: ProcessSettings) -> Iterator[dict[str, str]]:
     """
-    Return the address of each part by its variable, with a free port in place of port 0.
+    Yield the address of each part by its variable, with a free port in place of port 0.
+
+    Within the block these ports are given to no other process that asks for any port.
 
     Raises:
         OSError: If one is taken, or does not exist here.
@@ -167,25 +171,27 @@ def _definite_addresses(settings: ProcessSettings) -> dict[str, str]:
         if field.name.endswith("_address")
     }
     definite = {}
-    # All are held until the last is chosen, so that no port is chosen twice.
     with contextlib.ExitStack() as held:
         for variable, address in variables.items():
-            probe = held.enter_context(_bound(address))
-            definite[variable] = f"{address.rpartition(':')[0]}:{probe.getsockname()[1]}"
-    return definite
+            place = held.enter_context(_bound(address))
+            definite[variable] = f"{address.rpartition(':')[0]}:{place.getsockname()[1]}"
+        if sys.platform != "linux":
+            # Elsewhere the part itself could not bind it either.
+            held.close()
+        yield definite
 
 
 def _bound(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    # As the servers do: connections that have ended keep no port.
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # With it, as with the parts' own sockets, only one that listens stands in the way.
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        probe.bind((host.strip("[]"), int(port)))
+        place.bind((host.strip("[]"), int(port)))
     except OSError as error:
-        probe.close()
+        place.close()
         raise OSError(f"cannot listen on {address}: is it taken by another process?") from error
-    return probe
+    return place
 
 
 def _say(text: str) -> None:

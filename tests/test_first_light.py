@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from pictor.inference.v1 import (
     job_pb2,
 )
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
-from services.__main__ import _definite_addresses
+from services.__main__ import _reserved
 from services.rpc.process import ProcessSettings
 from services.rpc.settings import read as read_settings
 from tests.conftest import PORTS, run, suite_in_a_thread
@@ -377,11 +378,23 @@ def test_ports_that_nobody_chose_are_free_and_different():
     """
     settings = read_settings(ProcessSettings, {**PORTS, "PICTOR_HTTP_ADDRESS": "localhost:0"})
 
-    addresses = _definite_addresses(settings)
+    with _reserved(settings) as addresses:
+        assert set(addresses) == set(PORTS)
+        assert addresses["PICTOR_HTTP_ADDRESS"].startswith("localhost:")
+        assert len({address.rpartition(":")[2] for address in addresses.values()} - {"0"}) == 5
 
-    assert set(addresses) == set(PORTS)
-    assert addresses["PICTOR_HTTP_ADDRESS"].startswith("localhost:")
-    assert len({address.rpartition(":")[2] for address in addresses.values()} - {"0"}) == 5
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets two sockets share a port")
+def test_a_reserved_port_is_for_a_server_alone():
+    """
+    Until its part listens there, with SO_REUSEADDR as servers do, nobody else is given it.
+    """
+    with _reserved(read_settings(ProcessSettings, PORTS)) as addresses:
+        for address in addresses.values():
+            place = ("127.0.0.1", int(address.rpartition(":")[2]))
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(place)
+            socket.create_server(place).close()
 
 
 async def test_answers_follow_each_other_without_pause(suite):
