@@ -149,6 +149,17 @@ def test_no_part_but_the_device_process_needs_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_the_device_process_does_not_wait_for_the_suites_imports():
+    """
+    What the suite imports before it starts its device process is neither a service nor a gateway.
+    """
+    code = (
+        "import sys, services.__main__, services.inference.executors.local;"
+        "sys.exit(bool({'sqlalchemy', 'starlette', 'uvicorn', 'PIL', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_every_requirement_is_pinned():
     """
     constraints.txt holds a version of each library that pyproject.toml names.

@@ -17,7 +17,7 @@ import structlog
 
 from pictor.worker.v1 import worker_pb2, worker_service_pb2, worker_service_pb2_grpc
 from services.inference.executor import DeviceLost, ExecutorSettings
-from services.inference.worker.__main__ import WorkerSettings
+from services.inference.worker.settings import WorkerSettings
 from services.rpc.channels import open_channel
 from services.rpc.errors import DeadlineExceeded, Unavailable
 from services.rpc.principals import SUITE, become
@@ -40,6 +40,8 @@ async def open_executor(settings: ExecutorSettings) -> AsyncIterator["LocalExecu
     read(WorkerSettings, settings.environ)
     executor = LocalExecutor(settings)
     keeping = asyncio.create_task(executor.keep_running())
+    # Now the process starts, whatever the caller does next without awaiting anything.
+    await asyncio.sleep(0)
     try:
         yield executor
     finally:

@@ -114,7 +114,10 @@ class Replica:
         return None
 
     async def _find_models(self) -> dict[str, model_pb2.Model]:
-        answer = await self._catalog.ListModels(catalog_service_pb2.ListModelsRequest())
+        # The suite starts its device process before its catalog.
+        answer = await self._catalog.ListModels(
+            catalog_service_pb2.ListModelsRequest(), wait_for_ready=True
+        )
         return await asyncio.to_thread(self._on_this_machine, list(answer.models))
 
     def _on_this_machine(self, models: Sequence[model_pb2.Model]) -> dict[str, model_pb2.Model]:

@@ -20,9 +20,10 @@ from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.progress_pb2 import Progress
 from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
 from pictor.worker.v1 import worker_pb2, worker_service_pb2
-from services.inference.worker.__main__ import WorkerSettings, running
+from services.inference.worker.__main__ import running
 from services.inference.worker.encode import png
 from services.inference.worker.inputs import read_inputs
+from services.inference.worker.settings import WorkerSettings
 from services.rpc.channels import open_channel
 from services.rpc.errors import InvalidRequest, PermissionDenied, Unavailable, from_status
 from services.rpc.principals import acting_for, service_token
