@@ -37,31 +37,36 @@ LIBRARIES = frozenset({"diffusers", "transformers"})
 def find(
     checkpoint: model_pb2.Checkpoint,
     folders: Sequence[pathlib.Path],
-    aliases: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> pathlib.Path | None:
     """
     Return where a model's weights lie, or None where this machine lacks them.
 
-    What the catalog states is looked for first, then the aliases in their order: each below the
-    model folders, as a .safetensors file or as a folder in diffusers' format, whichever its name
-    says. What is in no model folder is looked for in the hub's cache, in the same order of names.
+    What the catalog states is looked for first, then the other names in their order: each below
+    the model folders, as a .safetensors file or as a folder in diffusers' format, whichever its
+    name says. A repository that is in no model folder is looked for in the hub's cache, under all
+    names in the same order.
 
     Args:
         checkpoint: Where the catalog says that they come from.
         folders: The model folders, searched in order.
-        aliases: Other names of the model.
+        names: Other names of the model, see ``names_of``.
     """
     source = checkpoint.WhichOneof("source")
     if not source:
         return None
-    stated = getattr(checkpoint, source)
-    names = [stated, *(alias for alias in aliases if alias != stated)]
-    for name in names:
+    ordered = list(dict.fromkeys([getattr(checkpoint, source), *names]))
+    for name in ordered:
         if place := _below(name, folders):
             return place
     if source == "hub_repository":
-        return next(filter(None, map(_in_hub_cache, names)), None)
+        return next(filter(None, map(_in_hub_cache, ordered)), None)
     return None
+
+
+def names_of(model: model_pb2.Model) -> list[str]:
+    """Return the ids under which a model is known: its own, then its aliases."""
+    return [model.name.removeprefix("models/"), *model.aliases]
 
 
 def others(folders: Sequence[pathlib.Path]) -> Iterator[pathlib.Path]:

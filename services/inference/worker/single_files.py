@@ -56,7 +56,8 @@ class SingleFile:
 
         Args:
             cls: The pipeline's class.
-            options: Of its ``from_single_file``; a part that is None is left out.
+            options: Of its ``from_single_file``: dtype, local_files_only; a part that is None is
+                left out.
             lend: Reads the parts that the file lacks from another checkpoint.
 
         Raises:
@@ -73,38 +74,27 @@ class SingleFile:
         if lacking := wanted - set(held) - made:
             lender = self._lender(cls, lacking)
             lent = lend(lender, tuple(held))
-        parts = (
-            {name: part for name, part in lent.components.items() if part is not None}
-            if lent
-            else {}
-        )
-        parts |= self._small_parts(wanted, parts)
         with tempfile.TemporaryDirectory() as folder:
             self._write_configs(pathlib.Path(folder), cls, held, lender)
             try:
-                if lent and set(held) == {self._layout.first}:
-                    lent.register_modules(**parts, **self._first(folder, options))
-                    pipeline = lent
-                else:
-                    pipeline = cls.from_single_file(
-                        str(self._place), config=folder, **{**options, **parts}
-                    )
+                pipeline = self._convert(cls, {**options, "config": folder}, wanted, lent)
             except NotImplementedError as error:  # What the file lacks was never given memory.
-                raise self._unreadable(
-                    "it lacks some tensors of the parts that it holds"
-                ) from error
+                raise self._unreadable("it lacks tensors of the parts that it holds") from error
         self._require_whole(pipeline)
         return pipeline
 
-    def _first(self, folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _convert(self, cls: Any, options: Mapping[str, Any], wanted: set[str], lent: Any) -> Any:
+        theirs = lent.components if lent else {}
+        parts = {name: part for name, part in theirs.items() if part is not None}
+        parts |= self._small_parts(wanted, parts)
+        if not lent or hasattr(cls, "from_single_file"):
+            return cls.from_single_file(str(self._place), **{**options, **parts})
         name = self._layout.first
-        cls = getattr(diffusers, self._layout.parts[name].class_name)
-        dtype = options["dtype"]
-        return {
-            name: cls.from_single_file(
-                str(self._place), config=folder, subfolder=name, dtype=dtype, local_files_only=True
-            )
-        }
+        first = getattr(diffusers, self._layout.parts[name].class_name)
+        known = {key: options[key] for key in ("config", "dtype", "local_files_only")}
+        parts[name] = first.from_single_file(str(self._place), subfolder=name, **known)
+        lent.register_modules(**parts)
+        return lent
 
     def _require_layout(self) -> Layout:
         if any(name.endswith(SCALES) for name in self._tensors):
