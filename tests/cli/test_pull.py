@@ -101,13 +101,22 @@ def pull(nowhere: Any, hub: Hub, tmp_path: pathlib.Path) -> Any:
 
 
 def pulling(shell: Any, hub: Hub | None, tmp_path: pathlib.Path) -> Any:
-    endpoint = f"http://127.0.0.1:{hub.port if hub else 1}"
-    environ = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
+    environ = client_of(hub, tmp_path)
 
     async def pulled(*arguments: str, **more: str) -> Any:
         return await shell.run("models", "pull", *arguments, **{**environ, **more})
 
     return pulled
+
+
+def client_of(hub: Hub | None, tmp_path: pathlib.Path) -> dict[str, str]:
+    """The environment of the hub's client, whatever other tests have set."""
+    return {
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.port if hub else 1}",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_TOKEN": "",
+        "HF_HUB_OFFLINE": "0",
+    }
 
 
 def files_below(folder: pathlib.Path) -> set[str]:
@@ -290,11 +299,7 @@ async def test_torch_is_not_needed(hub: Hub, tmp_path: pathlib.Path):
         "-c",
         code,
         stdout=asyncio.subprocess.PIPE,
-        env={
-            **os.environ,
-            "HF_ENDPOINT": f"http://127.0.0.1:{hub.port}",
-            "HF_HOME": str(tmp_path / "hf"),
-        },
+        env={**os.environ, **client_of(hub, tmp_path)},
     )
     output, _ = await process.communicate()
 
@@ -311,8 +316,7 @@ async def test_a_terminal_shows_how_far_it_is(nowhere: Any, hub: Hub, tmp_path: 
         cwd=nowhere.folder,
         env={
             **nowhere.environ,
-            "HF_ENDPOINT": f"http://127.0.0.1:{hub.port}",
-            "HF_HOME": str(tmp_path / "hf"),
+            **client_of(hub, tmp_path),
             "TERM": "xterm",
             "COLUMNS": "120",
         },
