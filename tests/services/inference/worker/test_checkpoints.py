@@ -90,23 +90,23 @@ def unknown_class(folder):
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "why"),
     [
-        add_pickle,
-        add_pickle_beside_safetensors,
-        add_code,
-        add_auto_map,
-        add_library,
-        disguise_pickle,
-        link_code,
-        cut_off,
-        lose_a_part,
-        lose_a_shard,
-        break_index,
-        unknown_class,
+        (add_pickle, "unet/diffusion_pytorch_model.bin is not data"),
+        (add_pickle_beside_safetensors, "vae/extra.ckpt is not data"),
+        (add_code, "unet/unet.py is not data"),
+        (add_auto_map, "text_encoder/config.json asks for code of its own"),
+        (add_library, "model_index.json takes unet from 'os'"),
+        (disguise_pickle, "unet/diffusion_pytorch_model.safetensors is a pickle"),
+        (link_code, "linked/unet.py is not data"),
+        (cut_off, "vae/diffusion_pytorch_model.safetensors is cut off"),
+        (lose_a_part, "vae/ is missing"),
+        (lose_a_shard, "lists lost.safetensors, which is missing"),
+        (break_index, "model_index.json cannot be read as JSON"),
+        (unknown_class, "no family draws with VideoPipeline"),
     ],
 )
-def test_weights_that_are_not_data_are_refused(engine, tiny, tmp_path, spoil):
+def test_weights_that_are_not_data_are_refused(engine, tiny, tmp_path, spoil, why):
     """
     Nothing from a checkpoint runs: it is refused with the file's name, and the canary is silent.
     """
@@ -121,6 +121,7 @@ def test_weights_that_are_not_data_are_refused(engine, tiny, tmp_path, spoil):
 
     assert refused.value.reason == reasons.ERROR_REASON_WEIGHTS_UNREADABLE
     assert refused.value.metadata == {"model": "models/spoiled"}
+    assert why in refused.value.message
     assert str(tmp_path) not in refused.value.message
     assert not (tmp_path / CANARY).exists()
 
