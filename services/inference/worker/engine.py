@@ -25,7 +25,7 @@ from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2
 from pictor.worker.v1 import worker_pb2
 from services.inference.worker.batches import Batch
-from services.inference.worker.checkpoints import find, unreadable
+from services.inference.worker.checkpoints import find, names_of, unreadable
 from services.inference.worker.drawing import Drawing
 from services.inference.worker.drawing_in_progress import DrawingInProgress
 from services.inference.worker.evaluations import Answers
@@ -108,11 +108,11 @@ class Engine:
         if model.name in self._models:
             return 0.0
         started = time.monotonic()
-        place = find(model.checkpoint, self._folders)
+        place = find(model.checkpoint, self._folders, names_of(model))
         if place is None:
             raise unreadable(model.name, "they are not on this machine")
         try:
-            self._models[model.name] = load(model, place, self._device)
+            self._models[model.name] = load(model, place, self._device, self._folders)
         except (MemoryError, RuntimeError) as error:
             raise self._told(error) from None
         seconds = time.monotonic() - started

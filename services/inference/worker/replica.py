@@ -10,7 +10,7 @@ import structlog
 
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc, model_pb2, serving_pb2
 from pictor.catalog.v1.serving_pb2 import ServingStatus
-from services.inference.worker.checkpoints import find
+from services.inference.worker.checkpoints import find, names_of
 from services.inference.worker.device import Device
 from services.inference.worker.reports import duration
 from services.rpc.errors import SuiteError
@@ -127,7 +127,7 @@ class Replica:
             model.name: model
             for model in models
             if (hub_too or not model.checkpoint.HasField("hub_repository"))
-            and find(model.checkpoint, self._folders)
+            and find(model.checkpoint, self._folders, names_of(model))
         }
 
     async def _report(self, ttl_seconds: float) -> Sequence[str]:
