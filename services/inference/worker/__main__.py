@@ -14,7 +14,6 @@ import importlib
 import json
 import os
 import pathlib
-import re
 import signal
 import sys
 import threading
@@ -27,6 +26,7 @@ from pictor.storage.v1 import storage_service_pb2_grpc
 from pictor.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
 from services.inference.worker.attempts import Attempts
 from services.inference.worker.device import Device
+from services.inference.worker.devices import AUTO, devices
 from services.inference.worker.replica import Replica
 from services.inference.worker.servicer import WorkerServicer
 from services.rpc import logs
@@ -35,7 +35,7 @@ from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_until_stopped
 from services.rpc.server import Served, running_server
-from services.rpc.settings import address, read, setting, switch
+from services.rpc.settings import SettingError, address, read, setting, switch
 
 MODELS = pathlib.Path(__file__).parents[3] / "models"
 # The libraries read these when they are imported: weights come from this machine, nothing is
@@ -51,13 +51,6 @@ OFFLINE: Mapping[str, str] = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
 }
-
-
-def device(text: str) -> str:
-    """Parse a device's name."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise ValueError("must be auto, cpu, mps, cuda or cuda:N")
-    return text
 
 
 def folders(text: str) -> tuple[pathlib.Path, ...]:
@@ -81,11 +74,11 @@ class WorkerSettings(ProcessSettings):
         address,
         "Where the device process listens; port 0 for any.",
     )
-    device: str = setting(
+    devices: tuple[str, ...] = setting(
         "PICTOR_DEVICE",
-        "auto",
-        device,
-        "Device to draw on: auto, cpu, mps, cuda or cuda:N.",
+        AUTO,
+        devices,
+        "Devices to draw on, a process each: auto, or cpu, mps, cuda, cuda:N with commas.",
     )
     model_folders: tuple[pathlib.Path, ...] = setting(
         "PICTOR_MODEL_FOLDERS",
@@ -99,6 +92,11 @@ class WorkerSettings(ProcessSettings):
         switch,
         "Whether the device process goes on when its standard input ends.",
     )
+
+    @property
+    def device(self) -> str:
+        """The device of one process; several are for whoever starts a process for each."""
+        return self.devices[0]
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +126,7 @@ async def running(settings: WorkerSettings, replica_id: str = "") -> AsyncIterat
         served = Served(
             worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"],
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server,
-            WorkerServicer(attempts),
+            WorkerServicer(attempts, torch_thread),
         )
         stack.callback(torch_thread.close)
         server = running_server(
@@ -168,7 +166,7 @@ def announce(bound: str, replica_id: str) -> None:
 
 def main() -> None:
     """Run a device process until it is stopped or its standard input ends."""
-    settings = read(WorkerSettings, os.environ)
+    settings = _settings()
     go_offline(os.environ)
     logs.configure(settings.log_level, settings.log_form)
     if not settings.keep:
@@ -177,6 +175,18 @@ def main() -> None:
     # The device's thread may be reading weights for minutes yet, and nobody waits for them.
     sys.stderr.flush()
     os._exit(0)
+
+
+def _settings() -> WorkerSettings:
+    """Read the settings of one process; one that is wrong ends it with a line, and status 1."""
+    try:
+        settings = read(WorkerSettings, os.environ)
+    except SettingError as error:
+        sys.exit(f"pictor: {error}")
+    if len(settings.devices) > 1:
+        shown = ",".join(settings.devices)
+        sys.exit(f"pictor: PICTOR_DEVICE={shown!r}: one device process draws on one device")
+    return settings
 
 
 def go_offline(environ: MutableMapping[str, str]) -> None:

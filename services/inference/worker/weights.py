@@ -4,7 +4,7 @@ import inspect
 import pathlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
@@ -15,9 +15,11 @@ from pictor.catalog.v1 import model_pb2
 from pictor.catalog.v1.model_pb2 import Operation
 from pictor.errors.v1 import error_reason_pb2
 from services.inference.samplers import Choice
+from services.inference.worker.acceleration import Acceleration, accelerate
 from services.inference.worker.checkpoints import check, pipeline_class, unreadable
 from services.inference.worker.families import families, family_of
 from services.inference.worker.families.family import Family
+from services.inference.worker.placement import dtype_of
 from services.inference.worker.schedulers import new_scheduler
 from services.rpc.errors import Internal, InvalidRequest
 
@@ -36,6 +38,7 @@ class LoadedModel:
         settings: What else the checkpoint says to the pipelines' constructors.
         scheduler_config: The config of the scheduler that came with the weights.
         device: Where the weights are.
+        acceleration: What the model's record asked for, and what follows from it.
     """
 
     name: str
@@ -44,6 +47,7 @@ class LoadedModel:
     settings: Mapping[str, Any]
     scheduler_config: Mapping[str, Any]
     device: torch.device
+    acceleration: Acceleration = field(default_factory=Acceleration)
 
     @property
     def configs(self) -> dict[str, Mapping[str, Any]]:
@@ -78,6 +82,7 @@ class LoadedModel:
             InvalidRequest: With OPERATION_UNSUPPORTED, if the family lacks the operation.
         """
         self.require(operation)
+        self.acceleration.forget(None)  # what a canceled drawing has left
         cls = getattr(diffusers, self.family.pipelines[operation])
         parts = {**self.components, **self.settings, **(self.family.options or {})}
         with warnings.catch_warnings():
@@ -94,14 +99,16 @@ def load(model: model_pb2.Model, place: pathlib.Path, device: torch.device) -> L
     Read a checkpoint's weights onto the device.
 
     Raises:
-        Internal: With WEIGHTS_UNREADABLE, if they are not data, of no known family, or damaged.
+        Internal: With WEIGHTS_UNREADABLE, if they are not data, of no known family, or damaged, or
+            if the acceleration that the record asks for cannot be had.
     """
     family = _family(model, place)
     check(place, model.name, family.left_out)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pipeline = _read(family, place, device).to(device)
+            dtype = dtype_of(model, family, device)
+            pipeline = _read(family, place, dtype).to(device)
     except (MemoryError, torch.OutOfMemoryError, Internal):
         raise
     except Exception as error:
@@ -117,6 +124,7 @@ def load(model: model_pb2.Model, place: pathlib.Path, device: torch.device) -> L
         settings=pipeline.parameters,
         scheduler_config=pipeline.scheduler.config,
         device=device,
+        acceleration=accelerate(model, pipeline, device),
     )
 
 
@@ -129,14 +137,14 @@ def _family(model: model_pb2.Model, place: pathlib.Path) -> Family:
     return found
 
 
-def _read(family: Family, place: pathlib.Path, device: torch.device) -> Any:
+def _read(family: Family, place: pathlib.Path, dtype: torch.dtype) -> Any:
     default = family.pipelines.get(model_pb2.OPERATION_TEXT_TO_IMAGE) or next(
         iter(family.pipelines.values())
     )
     stated = pipeline_class(place, "")
     cls = getattr(diffusers, stated if stated in family.pipelines.values() else default)
     options = {
-        "dtype": torch.float32 if device.type == "cpu" else getattr(torch, family.dtype),
+        "dtype": dtype,
         "local_files_only": True,
         **_accepted(cls, {**dict.fromkeys(family.left_out), **(family.options or {})}),
     }
