@@ -78,7 +78,7 @@ def accelerate(model: model_pb2.Model, pipeline: Any, device: torch.device) -> A
     asked = [(words, *_split(words)) for words in model.acceleration]
     for words, name, _ in asked:
         if name not in profiles():
-            known = ", ".join(profiles())
+            known = ", ".join(sorted(profiles()))
             raise _refused(model, words, f"there is no such profile; there are {known}")
     target, effects = _target(pipeline, device), []
     for words, name, option in sorted(asked, key=lambda one: profiles()[one[1]].stage):

@@ -293,6 +293,19 @@ def test_a_profile_is_refused_on_a_device_that_cannot_do_it(accelerated):
         accelerate(model, pipeline, torch.device("mps"))
 
 
+def test_a_receipt_tells_lossy_profiles(accelerated):
+    """
+    Whoever gets a picture of a model that was made faster at the picture's cost can see it.
+    """
+    from services.inference.worker import notes
+
+    words = ("channels-last", "fp8-weights")
+    told = list(notes.of_acceleration(loaded(accelerated("flux", *words)).acceleration))
+
+    assert [(note.parameter, note.used) for note in told] == [("model", "fp8-weights")]
+    assert told[0].reason == "the model is served with fp8-weights, which is lossy"
+
+
 def test_another_models_attention_stays_as_it_is(accelerated):
     """
     Diffusers sets a kernel for all models; here it is one model's.
