@@ -5,6 +5,7 @@ import pytest
 
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
+from pictor.inference.v1.progress_pb2 import Progress
 from services.rpc.errors import Canceled, Internal
 from tests.services.inference.worker.conftest import Drawer
 
@@ -177,7 +178,9 @@ def test_nothing_is_kept_from_one_drawing_to_the_next(accelerated):
     drawer.picture()
     second = drawer.picture(**fields)
 
-    drawer.on_report = lambda reports, report: report.progress.step == 1 and reports.stop()
+    # Stopped after its first step, and before its second.
+    encoding = Progress.PHASE_ENCODING
+    drawer.on_report = lambda reports, r: r.progress.phase == encoding and reports.stop()
     with pytest.raises(Canceled):
         drawer.picture()
     drawer.on_report = None
