@@ -34,7 +34,7 @@ from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import run_until_stopped
 from services.rpc.server import Served, running_server
-from services.rpc.settings import read
+from services.rpc.settings import SettingError, read
 
 # The libraries read these when they are imported: weights come from this machine, nothing is
 # asked of a hub, nothing is told to anybody, and no checkpoint brings code.
@@ -78,7 +78,7 @@ async def running(settings: WorkerSettings, replica_id: str = "") -> AsyncIterat
         served = Served(
             worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"],
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server,
-            WorkerServicer(attempts),
+            WorkerServicer(attempts, torch_thread),
         )
         stack.callback(torch_thread.close)
         server = running_server(
@@ -118,7 +118,7 @@ def announce(bound: str, replica_id: str) -> None:
 
 def main() -> None:
     """Run a device process until it is stopped or its standard input ends."""
-    settings = read(WorkerSettings, os.environ)
+    settings = _settings()
     go_offline(os.environ)
     logs.configure(settings.log_level, settings.log_form)
     if not settings.keep:
@@ -127,6 +127,18 @@ def main() -> None:
     # The device's thread may be reading weights for minutes yet, and nobody waits for them.
     sys.stderr.flush()
     os._exit(0)
+
+
+def _settings() -> WorkerSettings:
+    """Read the settings of one process; one that is wrong ends it with a line, and status 1."""
+    try:
+        settings = read(WorkerSettings, os.environ)
+    except SettingError as error:
+        sys.exit(f"pictor: {error}")
+    if len(settings.devices) > 1:
+        shown = ",".join(settings.devices)
+        sys.exit(f"pictor: PICTOR_DEVICE={shown!r}: one device process draws on one device")
+    return settings
 
 
 def go_offline(environ: MutableMapping[str, str]) -> None:

@@ -84,7 +84,10 @@ class DrawingInProgress:
                     deadline=reports.deadline,
                     remaining_steps=generation.step_count,
                 ),
-                extras.adapters,
+                # Where each needs the model to itself, no two rows have the same variant.
+                (extras.adapters, call.seed, id(self))
+                if loaded.acceleration.rows_alone
+                else extras.adapters,
             )
             for call in self._calls
         ]
@@ -104,9 +107,19 @@ class DrawingInProgress:
         """
         self._reports.check()
 
-    def activate(self) -> None:
-        """Make the model what this drawing needs; see Extras.activate."""
+    @property
+    def bucketed(self) -> bool:
+        """Whether batches of its model should have few different sizes."""
+        return self._loaded.acceleration.bucketed
+
+    def turn_to(self, row: Row) -> None:
+        """Make the model what a row needs; see Extras.activate."""
         self._extras.activate(self._loaded)
+        self._loaded.acceleration.turn_to(row)
+
+    def forget(self, row: Row) -> None:
+        """Drop what the model keeps of a row that has ended."""
+        self._loaded.acceleration.forget(row)
 
     def result(self) -> Drawing:
         """Give the pictures the requested size, and say what became of the request."""
@@ -121,6 +134,7 @@ class DrawingInProgress:
             *notes.of_inputs(self._inputs, self._shape),
             *notes.of_unused(self._generation, self._loaded.family),
             *notes.of_schedule(self._choice, call.pipeline.scheduler.config),
+            *notes.of_acceleration(self._loaded.acceleration),
         ]
         seconds = time.monotonic() - self._started
         return Drawing(images, self._seeds, call.sampler, receipt, inference_seconds=seconds)
@@ -129,6 +143,7 @@ class DrawingInProgress:
         """End every row where it stands."""
         for row in self.rows:
             row.abandon()
+            self.forget(row)
 
     def _new_calls(self) -> list[PipelineCall]:
         texts = Texts()

@@ -163,7 +163,7 @@ class Engine:
             self._go_on(rows[0])
             return
         try:
-            self._rows[rows[0]].drawing.activate()
+            self._rows[rows[0]].drawing.turn_to(rows[0])
             answers = self._batch(rows[0]).forward({row: row.asked for row in rows})
         except Exception as error:  # noqa: BLE001 - it goes to whose row it is
             self._bear(rows, error)
@@ -196,10 +196,11 @@ class Engine:
         try:
             if row.module is None:
                 # It encodes its prompt, or calls its denoiser itself.
-                underway.drawing.activate()
+                underway.drawing.turn_to(row)
             row.go_on(answers)
             if row.is_done:
                 del self._rows[row]
+                underway.drawing.forget(row)
             if underway.drawing.is_done:
                 underway.outcome.set_result(underway.drawing.result())
         except Exception as error:  # noqa: BLE001 - it goes to whose row it is
@@ -221,7 +222,7 @@ class Engine:
     def _batch(self, row: Row) -> Batch:
         if row.key not in self._batches:
             assert row.module is not None
-            self._batches[row.key] = Batch(row.module)
+            self._batches[row.key] = Batch(row.module, bucketed=self._rows[row].drawing.bucketed)
         return self._batches[row.key]
 
     def _forget_batches(self) -> None:

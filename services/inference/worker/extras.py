@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pictor.errors.v1 import error_reason_pb2
 from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.job_pb2 import ParameterNote
 from services.inference.worker.adapters import Adapter, Adapters
 from services.inference.worker.embeddings import Embeddings, Word
 from services.inference.worker.weights import LoadedModel
+from services.rpc.errors import invalid
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,17 @@ class Shelf:
         Find what a generation names.
 
         Raises:
-            InvalidRequest: If an adapter is not here, or the words have too many vectors.
+            InvalidRequest: If an adapter is not here, the model takes none, or the words have too
+                many vectors.
             Internal: With WEIGHTS_UNREADABLE, if a file is not what its name says.
         """
         adapters = self.adapters.find(generation, loaded)
+        if adapters and not loaded.acceleration.takes_adapters:
+            raise invalid(
+                "generation.loras",
+                f"adapter {adapters[0].name!r}: {loaded.name} is served with an acceleration that"
+                " takes no adapters; leave loras empty",
+                error_reason_pb2.ERROR_REASON_FIELD_UNSUPPORTED,
+            )
         words, notes = self.embeddings.find(generation, loaded)
         return Extras(adapters, notes, words, self)

@@ -122,7 +122,8 @@ class PipelineCall:
             module = getattr(pipeline, record.part)
             asking = functools.partial(self.row.ask, module)
             # Past the pipeline's own __setattr__, which would note the class in its config.
-            pipeline.__dict__[record.part] = Evaluator(module, record, asking)
+            alone = self.loaded.acceleration.rows_alone
+            pipeline.__dict__[record.part] = Evaluator(module, record, asking, foresees=not alone)
         return pipeline
 
     def _on_step_end(

@@ -34,7 +34,7 @@ def read_pipeline(
     model: str,
     family: Family,
     place: pathlib.Path,
-    device: torch.device,
+    dtype: torch.dtype,
     folders: Sequence[pathlib.Path] = (),
 ) -> Any:
     """
@@ -44,14 +44,13 @@ def read_pipeline(
         model: Its name in the catalog, for errors.
         family: Says how it is read.
         place: A folder in diffusers' format, or a .safetensors file.
-        device: Where the weights will go; decides their dtype.
+        dtype: Of the weights.
         folders: The model folders, where other checkpoints lend what a single file lacks.
 
     Raises:
         Internal: With WEIGHTS_UNREADABLE, if they are not data, or not whole.
     """
     check(place, model, family.left_out)
-    dtype = torch.float32 if device.type == "cpu" else getattr(torch, family.dtype)
     if place.is_dir():
         return _read_folder(family, place, dtype)
 

@@ -6,20 +6,13 @@ A module of its own, because who starts a device process checks them without imp
 
 import os
 import pathlib
-import re
 from dataclasses import dataclass
 
+from services.inference.worker.devices import AUTO, devices
 from services.rpc.process import ProcessSettings
 from services.rpc.settings import address, count, setting, switch
 
 MODELS = pathlib.Path(__file__).parents[3] / "models"
-
-
-def device(text: str) -> str:
-    """Parse a device's name."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise ValueError("must be auto, cpu, mps, cuda or cuda:N")
-    return text
 
 
 def folders(text: str) -> tuple[pathlib.Path, ...]:
@@ -43,11 +36,11 @@ class WorkerSettings(ProcessSettings):
         address,
         "Where the device process listens; port 0 for any.",
     )
-    device: str = setting(
+    devices: tuple[str, ...] = setting(
         "PICTOR_DEVICE",
-        "auto",
-        device,
-        "Device to draw on: auto, cpu, mps, cuda or cuda:N.",
+        AUTO,
+        devices,
+        "Devices to draw on, a process each: auto, or cpu, mps, cuda, cuda:N with commas.",
     )
     model_folders: tuple[pathlib.Path, ...] = setting(
         "PICTOR_MODEL_FOLDERS",
@@ -67,3 +60,8 @@ class WorkerSettings(ProcessSettings):
         switch,
         "Whether the device process goes on when its standard input ends.",
     )
+
+    @property
+    def device(self) -> str:
+        """The device of one process; several are for whoever starts a process for each."""
+        return self.devices[0]

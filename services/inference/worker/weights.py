@@ -3,7 +3,7 @@
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
@@ -14,8 +14,10 @@ from pictor.catalog.v1 import model_pb2
 from pictor.catalog.v1.model_pb2 import Operation
 from pictor.errors.v1 import error_reason_pb2
 from services.inference.samplers import Choice
+from services.inference.worker.acceleration import Acceleration, accelerate
 from services.inference.worker.checkpoints import unreadable
 from services.inference.worker.families.family import Family
+from services.inference.worker.placement import dtype_of
 from services.inference.worker.reading import accepted, family_for, read_pipeline
 from services.inference.worker.schedulers import new_scheduler
 from services.inference.worker.stepwise import stepwise
@@ -36,6 +38,7 @@ class LoadedModel:
         settings: What else the checkpoint says to the pipelines' constructors.
         scheduler_config: The config of the scheduler that came with the weights.
         device: Where the weights are.
+        acceleration: What the model's record asked for, and what follows from it.
     """
 
     name: str
@@ -44,6 +47,7 @@ class LoadedModel:
     settings: Mapping[str, Any]
     scheduler_config: Mapping[str, Any]
     device: torch.device
+    acceleration: Acceleration = field(default_factory=Acceleration)
 
     @property
     def configs(self) -> dict[str, Mapping[str, Any]]:
@@ -78,6 +82,7 @@ class LoadedModel:
             InvalidRequest: With OPERATION_UNSUPPORTED, if the family lacks the operation.
         """
         self.require(operation)
+        self.acceleration.forget(None)  # what a canceled drawing has left
         cls = stepwise(getattr(diffusers, self.family.pipelines[operation]))
         parts = {**self.components, **self.settings, **(self.family.options or {})}
         with warnings.catch_warnings():
@@ -99,13 +104,15 @@ def load(
     Read a checkpoint's weights onto the device; *folders* lend what a single file lacks.
 
     Raises:
-        Internal: With WEIGHTS_UNREADABLE, if they are not data, of no known family, or damaged.
+        Internal: With WEIGHTS_UNREADABLE, if they are not data, of no known family, or damaged, or
+            if the acceleration that the record asks for cannot be had.
     """
     family = family_for(model, place)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pipeline = read_pipeline(model.name, family, place, device, folders).to(device)
+            dtype = dtype_of(model, family, device)
+            pipeline = read_pipeline(model.name, family, place, dtype, folders).to(device)
     except (MemoryError, torch.OutOfMemoryError, Internal):
         raise
     except Exception as error:
@@ -121,4 +128,5 @@ def load(
         settings=pipeline.parameters,
         scheduler_config=pipeline.scheduler.config,
         device=device,
+        acceleration=accelerate(model, pipeline, device),
     )

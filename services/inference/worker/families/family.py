@@ -73,7 +73,8 @@ class Family:
             steps are taken alone.
         uses: The optional fields of Generation that change the picture; the others are reported
             as ignored.
-        dtype: The torch dtype of the weights on a device other than the CPU, where it is float32.
+        dtype: The torch dtype of the weights on a device other than the CPU, unless the model's
+            record names others; see placement.
         left_out: Components that are not loaded, e.g. a safety checker.
         options: Further arguments of the pipelines' constructors.
         max_references: How many references each operation takes, 0 where it is not named; a

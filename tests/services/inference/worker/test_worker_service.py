@@ -401,6 +401,32 @@ async def _drain(call, running_now):
             running_now.set()
 
 
+async def test_acceleration_that_cannot_be_had_is_reported(models_folder, tmp_path):
+    """
+    The catalog says FAILED, which profile was asked for, and what there is.
+    """
+    environ = environ_of(tmp_path, models_folder)
+    catalog = tmp_path / "models.toml"
+    catalog.write_text(
+        catalog.read_text().replace(
+            "\n[models.limits]", 'acceleration = ["turbo"]\n[models.limits]'
+        )
+    )
+    async with (
+        neighbours(environ) as bound,
+        worker_beside(bound, service_token(tmp_path)) as one,
+        asyncio.timeout(60),
+    ):
+        await one.until(serving_pb2.ServingStatus.STATE_FAILED)
+        status = await one.status()
+
+    assert status.detail == (
+        "the weights of models/tiny cannot be loaded: its record asks for acceleration 'turbo':"
+        " there is no such profile; there are attention, channels-last, compile,"
+        " first-block-cache, fp8-weights"
+    )
+
+
 async def test_weights_that_cannot_be_loaded_are_reported(engine, tmp_path):
     """
     The catalog says FAILED, and why.
