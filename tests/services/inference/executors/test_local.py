@@ -3,17 +3,16 @@
 import asyncio
 import contextlib
 import os
-import pathlib
 
 import pytest
 
 from pictor.catalog.v1 import model_pb2
 from pictor.worker.v1 import worker_pb2
 from services.inference.device_process import DeviceProcess
-from services.inference.executor import DeviceLost, ExecutorSettings, open_executor
+from services.inference.executor import DeviceLost, open_executor
 from services.inference.executors.local import LOAD_WORTH_JOBS, best_placed, child_environ
-from services.rpc.principals import service_token
-from services.rpc.settings import SettingError
+from services.inference.settings import Settings
+from services.rpc.settings import SettingError, read
 from tests.services.inference.worker.conftest import generation_of
 from tests.services.inference.worker.suite import environ_of, neighbours
 from tests.services.inference.worker.tiny import save_tiny_model
@@ -36,8 +35,7 @@ async def environ(tmp_path_factory):
 @pytest.fixture(scope="module")
 async def executor(environ):
     """A local executor with two device processes on the CPU, both up."""
-    token = service_token(pathlib.Path(environ["PICTOR_DATA_DIR"]))
-    async with open_executor("local", ExecutorSettings(environ, token)) as executor:
+    async with open_executor(read(Settings, environ), environ) as executor:
         await until(lambda: executor.slot_count == 6)
         yield executor
 
@@ -164,7 +162,7 @@ async def test_a_wrong_setting_stops_the_start(environ, variable, value):
     """
     Before any process is started, the error names variable and value.
     """
-    given = ExecutorSettings({**environ, variable: value}, "token")
+    given = {**environ, variable: value}
     with pytest.raises(SettingError, match=f"{variable}='{value}'"):
-        async with open_executor("local", given):
+        async with open_executor(read(Settings, given), given):
             pass
