@@ -175,7 +175,13 @@ def _new_engine(settings: WorkerSettings):  # type: ignore[no-untyped-def]  # no
     finally:
         gc.freeze()
         gc.enable()
-    return engine.Engine(settings.device, settings.model_folders)
+    return engine.Engine(
+        settings.device,
+        settings.model_folders,
+        settings.batch_rows,
+        settings.device_memory,
+        settings.host_memory,
+    )
 
 
 def _stop_at_end_of_input() -> None:

@@ -93,6 +93,11 @@ class DrawingInProgress:
         ]
 
     @property
+    def model(self) -> str:
+        """The name of the model that it uses."""
+        return self._loaded.name
+
+    @property
     def is_done(self) -> bool:
         """Whether every picture is there."""
         return all(row.is_done for row in self.rows)

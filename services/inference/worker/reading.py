@@ -3,6 +3,7 @@
 import inspect
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -36,6 +37,8 @@ def read_pipeline(
     place: pathlib.Path,
     dtype: torch.dtype,
     folders: Sequence[pathlib.Path] = (),
+    *,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     """
     Read a checkpoint's weights, which stay on the host.
@@ -46,13 +49,14 @@ def read_pipeline(
         place: A folder in diffusers' format, or a .safetensors file.
         dtype: Of the weights.
         folders: The model folders, where other checkpoints lend what a single file lacks.
+        given: Parts that are in memory already, and are not read.
 
     Raises:
         Internal: With WEIGHTS_UNREADABLE, if they are not data, or not whole.
     """
     check(place, model, family.left_out)
     if place.is_dir():
-        return _read_folder(family, place, dtype)
+        return _read_folder(family, place, dtype, given=given)
 
     def lend(lender: pathlib.Path, left_out: Iterable[str]) -> Any:
         check(lender, model, (*family.left_out, *left_out))
@@ -70,7 +74,11 @@ def accepted(cls: type, parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_folder(
-    family: Family, place: pathlib.Path, dtype: torch.dtype, left_out: Iterable[str] = ()
+    family: Family,
+    place: pathlib.Path,
+    dtype: torch.dtype,
+    left_out: Iterable[str] = (),
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     stated = pipeline_class(place, "")
     known = stated in family.pipelines.values()
@@ -81,10 +89,11 @@ def _read_folder(
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
-        variant=_variant(place),
+        variant=variant(place),
         dtype=dtype,
         **_constructor_options(family, cls),
         **dict.fromkeys({*left_out, *readers} - {*family.left_out}),
+        **given,
     )
     pipeline.register_modules(**{name: read(place / name) for name, read in readers.items()})
     return pipeline
@@ -99,6 +108,7 @@ def _constructor_options(family: Family, cls: type) -> dict[str, Any]:
     return accepted(cls, {**dict.fromkeys(family.left_out), **(family.options or {})})
 
 
-def _variant(place: pathlib.Path) -> str | None:
+def variant(place: pathlib.Path) -> str | None:
+    """Return which of a folder's weights are read: the halves where there are no others."""
     files = [path.name for path in place.glob("*/*.safetensors")]
     return "fp16" if files and all(".fp16" in name for name in files) else None

@@ -50,7 +50,10 @@ class Replica:
         self._folders = folders
         self._reachable: dict[str, model_pb2.Model] = {}
         self._desired: Sequence[str] = ()
+        self._stopped: frozenset[str] = frozenset()
         self._failures: dict[str, tuple[float, str]] = {}
+        # What had no room, and what was loaded then: while that is so, there is none.
+        self._crowded: dict[str, frozenset[str]] = {}
         self._changed = asyncio.Event()
         self._told = asyncio.Event()
 
@@ -71,7 +74,7 @@ class Replica:
             self._changed.clear()
             try:
                 self._reachable = await self._find_models()
-                self._desired = await self._report(ttl_seconds=TTL_SECONDS)
+                await self._take(await self._report(ttl_seconds=TTL_SECONDS))
                 self._told.set()
                 pause = REPORT_SECONDS
             except SuiteError as error:
@@ -94,7 +97,8 @@ class Replica:
 
     async def _load(self, model: model_pb2.Model) -> None:
         try:
-            await self._device.load(model)
+            if not await self._device.load(model):
+                self._crowded[model.name] = self._device.models
             self._failures.pop(model.name, None)
         except SuiteError as error:
             log.warning("model.refused", model=model.name, detail=error.message)
@@ -109,6 +113,7 @@ class Replica:
         for name in self._desired:
             failed_at, _ = self._failures.get(name, (now - RELOAD_SECONDS, ""))
             waits = now - failed_at >= RELOAD_SECONDS
+            waits = waits and self._crowded.get(name) != loaded
             if name in self._reachable and name not in loaded and waits:
                 return self._reachable[name]
         return None
@@ -130,21 +135,36 @@ class Replica:
             and find(model.checkpoint, self._folders, names_of(model))
         }
 
-    async def _report(self, ttl_seconds: float) -> Sequence[str]:
+    async def _take(self, answer: serving_pb2.ReportReplicaResponse) -> None:
+        """Heed what the catalog wants."""
+        self._desired = list(answer.desired_models)
+        self._stopped = frozenset(answer.stopped_models)
+        self._device.pin(answer.pinned_models)
+        for name in self._stopped & self._device.models:
+            await self._device.unload(name)
+
+    async def _report(self, ttl_seconds: float) -> serving_pb2.ReportReplicaResponse:
         replica = serving_pb2.Replica(
             replica_id=self._replica_id,
             device=self._device.name,
             models=[self._state(name) for name in self._reachable],
         )
         request = serving_pb2.ReportReplicaRequest(replica=replica, ttl=duration(ttl_seconds))
-        return list((await self._catalog.ReportReplica(request)).desired_models)
+        return await self._catalog.ReportReplica(request)
 
     def _state(self, name: str) -> serving_pb2.ReplicaModel:
+        told = serving_pb2.ReplicaModel(model=name)
+        fraction = self._device.loading.get(name)
         if name in self._device.models:
-            return serving_pb2.ReplicaModel(model=name, state=ServingStatus.STATE_READY)
-        if name in self._failures:
-            detail = self._failures[name][1]
-            return serving_pb2.ReplicaModel(
-                model=name, state=ServingStatus.STATE_FAILED, detail=detail
-            )
-        return serving_pb2.ReplicaModel(model=name, state=ServingStatus.STATE_LOADING)
+            told.state = ServingStatus.STATE_READY
+        elif name in self._stopped:
+            told.state = ServingStatus.STATE_STOPPED
+        elif fraction is not None:
+            told.state, told.loaded_fraction = ServingStatus.STATE_LOADING, fraction
+        elif name in self._failures:
+            told.state, told.detail = ServingStatus.STATE_FAILED, self._failures[name][1]
+        elif name in self._crowded or name not in self._desired:
+            told.state = ServingStatus.STATE_ON_DEMAND
+        else:
+            told.state = ServingStatus.STATE_LOADING
+        return told

@@ -6,6 +6,7 @@ A module of its own, because who starts a device process checks them without imp
 
 import os
 import pathlib
+import re
 from dataclasses import dataclass
 
 from services.inference.worker.devices import AUTO, devices
@@ -19,6 +20,17 @@ def folders(text: str) -> tuple[pathlib.Path, ...]:
     """Parse folders separated as in PATH."""
     parts = [part for part in text.split(os.pathsep) if part] or [str(MODELS)]
     return tuple(pathlib.Path(part).expanduser().absolute() for part in parts)
+
+
+def memory(text: str) -> int | None:
+    """Parse a size in bytes: a number and KiB, MiB, GiB, TiB or nothing; None for an empty text."""
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]iB)?", text)
+    if not match:
+        raise ValueError("must be a size such as 20GiB, 512MiB or 1000000000")
+    exponents = {None: 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
+    return int(float(match[1]) * 2 ** exponents[match[2]])
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,18 @@ class WorkerSettings(ProcessSettings):
         "8",
         count,
         "How many images share a forward of the model at most.",
+    )
+    device_memory: int | None = setting(
+        "PICTOR_DEVICE_MEMORY",
+        "",
+        memory,
+        "Device memory that models may take, e.g. 20GiB; empty: a share of what is free.",
+    )
+    host_memory: int | None = setting(
+        "PICTOR_HOST_MEMORY",
+        "",
+        memory,
+        "Host memory for models that made room on a GPU; empty: a share of what is free.",
     )
     keep: bool = setting(
         "PICTOR_WORKER_KEEP",

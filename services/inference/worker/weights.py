@@ -4,6 +4,7 @@ import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -37,7 +38,8 @@ class LoadedModel:
         components: The pipeline's parts without the scheduler, shared by all drawings.
         settings: What else the checkpoint says to the pipelines' constructors.
         scheduler_config: The config of the scheduler that came with the weights.
-        device: Where the weights are.
+        device: Where the weights are, or are sent to when they are used.
+        offloads: Whether they are on the host until they are used.
         acceleration: What the model's record asked for, and what follows from it.
     """
 
@@ -48,6 +50,7 @@ class LoadedModel:
     scheduler_config: Mapping[str, Any]
     device: torch.device
     acceleration: Acceleration = field(default_factory=Acceleration)
+    offloads: bool = False
 
     @property
     def configs(self) -> dict[str, Mapping[str, Any]]:
@@ -99,9 +102,21 @@ def load(
     place: pathlib.Path,
     device: torch.device,
     folders: Sequence[pathlib.Path] = (),
+    given: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    offloads: bool = False,
 ) -> LoadedModel:
     """
-    Read a checkpoint's weights onto the device; *folders* lend what a single file lacks.
+    Read a checkpoint's weights onto the device.
+
+    Args:
+        model: The catalog's entry.
+        place: Where the weights lie.
+        device: Where they go.
+        folders: Lend what a single file lacks.
+        given: Parts that are on the device already.
+        offloads: Keep the weights on the host, and send each layer's to the device when it is used:
+            slow, for models larger than the device.
 
     Raises:
         Internal: With WEIGHTS_UNREADABLE, if they are not data, of no known family, or damaged, or
@@ -112,7 +127,12 @@ def load(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dtype = dtype_of(model, family, device)
-            pipeline = read_pipeline(model.name, family, place, dtype, folders).to(device)
+            pipeline = read_pipeline(model.name, family, place, dtype, folders, given=given)
+            if offloads:
+                streams = device.type == "cuda"
+                pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=streams)
+            else:
+                pipeline = pipeline.to(device)
     except (MemoryError, torch.OutOfMemoryError, Internal):
         raise
     except Exception as error:
@@ -129,4 +149,5 @@ def load(
         scheduler_config=pipeline.scheduler.config,
         device=device,
         acceleration=accelerate(model, pipeline, device),
+        offloads=offloads,
     )
