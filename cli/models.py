@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 from cli import table
 from cli.connection import CliSettings, connected, run
 from cli.pull import pull
+from cli.serving import serve, stop
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from pictor.catalog.v1.model_pb2 import Limits, Model, Operation
 from pictor.catalog.v1.serving_pb2 import ServingStatus
@@ -33,7 +34,8 @@ def models(context: click.Context, as_json: bool) -> None:
         show(context.obj, as_json)
 
 
-models.add_command(pull)
+for command in (pull, serve, stop):
+    models.add_command(command)
 
 
 def show(settings: CliSettings, as_json: bool) -> None:
@@ -83,8 +85,11 @@ def state(status: ServingStatus) -> str:
     if status.served_by and status.served_by != status.model:
         return f"stand-in {status.served_by.removeprefix('models/')}"
     name = ServingStatus.State.Name(status.state).removeprefix("STATE_").lower().replace("_", " ")
-    failed = status.state == ServingStatus.STATE_FAILED
-    return f"{name}: {status.detail}" if failed else name
+    if status.state == ServingStatus.STATE_FAILED:
+        return f"{name}: {status.detail}"
+    if status.loaded_fraction and not status.ready_replicas:
+        name += f", {status.loaded_fraction:.0%} read"
+    return f"{name}, pinned" if status.pinned else name
 
 
 def limits(bounds: Limits) -> str:

@@ -49,7 +49,8 @@ class Replica:
         self._replica_id = replica_id
         self._folders = folders
         self._reachable: dict[str, model_pb2.Model] = {}
-        self._desired: Sequence[str] = ()
+        self._desired: Sequence[str] | None = None
+        self._was_ready: set[str] = set()
         self._stopped: frozenset[str] = frozenset()
         self._failures: dict[str, tuple[float, str]] = {}
         # What had no room, and what was loaded then: while that is so, there is none.
@@ -110,7 +111,7 @@ class Replica:
 
     def _next(self) -> model_pb2.Model | None:
         loaded, now = self._device.models, time.monotonic()
-        for name in self._desired:
+        for name in self._desired or ():
             failed_at, _ = self._failures.get(name, (now - RELOAD_SECONDS, ""))
             waits = now - failed_at >= RELOAD_SECONDS
             waits = waits and self._crowded.get(name) != loaded
@@ -139,6 +140,7 @@ class Replica:
         """Heed what the catalog wants."""
         self._desired = list(answer.desired_models)
         self._stopped = frozenset(answer.stopped_models)
+        self._was_ready |= self._device.models
         self._device.pin(answer.pinned_models)
         for name in self._stopped & self._device.models:
             await self._device.unload(name)
@@ -154,17 +156,21 @@ class Replica:
 
     def _state(self, name: str) -> serving_pb2.ReplicaModel:
         told = serving_pb2.ReplicaModel(model=name)
-        fraction = self._device.loading.get(name)
+        told.loaded_fraction = self._device.loading.get(name, 0.0)
         if name in self._device.models:
             told.state = ServingStatus.STATE_READY
         elif name in self._stopped:
             told.state = ServingStatus.STATE_STOPPED
-        elif fraction is not None:
-            told.state, told.loaded_fraction = ServingStatus.STATE_LOADING, fraction
         elif name in self._failures:
             told.state, told.detail = ServingStatus.STATE_FAILED, self._failures[name][1]
-        elif name in self._crowded or name not in self._desired:
+        elif self._waits_for_a_job(name):
             told.state = ServingStatus.STATE_ON_DEMAND
         else:
             told.state = ServingStatus.STATE_LOADING
         return told
+
+    def _waits_for_a_job(self, name: str) -> bool:
+        """Whether a model had no room, or has made room for others, or need not be ready."""
+        if self._desired is None:
+            return False
+        return name in self._crowded or name in self._was_ready or name not in self._desired
