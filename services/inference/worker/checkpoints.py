@@ -61,15 +61,25 @@ def check(place: pathlib.Path, model: str, left_out: Sequence[str] = ()) -> None
     """
     if place.is_file():
         return
+    check_files(place, model)
+    for component, library in _libraries(place, model).items():
+        if component not in left_out and library not in LIBRARIES:
+            raise unreadable(model, f"{INDEX} takes {component} from {library[:40]!r}")
+
+
+def check_files(place: pathlib.Path, model: str) -> None:
+    """
+    Insist that a folder holds nothing but data, whatever the data are for.
+
+    Raises:
+        Internal: With WEIGHTS_UNREADABLE, naming the file within the folder.
+    """
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
         if path.suffix.lower() in REFUSED_SUFFIXES:
             raise unreadable(model, f"{name} is not data; only .safetensors weights are read")
         if path.suffix == ".json" and REFUSED_KEYS & set(_keys(_json(path, model, name))):
             raise unreadable(model, f"{name} asks for code of its own, which is never run")
-    for component, library in _libraries(place, model).items():
-        if component not in left_out and library not in LIBRARIES:
-            raise unreadable(model, f"{INDEX} takes {component} from {library[:40]!r}")
 
 
 def pipeline_class(place: pathlib.Path, model: str) -> str:

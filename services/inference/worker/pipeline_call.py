@@ -26,6 +26,7 @@ from services.inference.worker.families.family import Canvas, Family
 from services.inference.worker.frames import Frame, Size, frame, resized
 from services.inference.worker.inputs import Inputs
 from services.inference.worker.reports import Reports
+from services.inference.worker.sketches import Sketcher
 from services.inference.worker.weights import LoadedModel
 from services.rpc.errors import Internal, invalid
 
@@ -69,12 +70,13 @@ def draw(
         used = choice.sampler.name if choice.sampler else name_of(type(pipeline.scheduler).__name__)
         call = _Call(
             family=loaded.family,
+            sketcher=loaded.sketcher,
             pipeline=pipeline,
             reports=reports,
             shape=shape,
             index=index,
             count=len(seeds),
-            preview_count=generation.preview_count if loaded.family.rough_picture else 0,
+            preview_count=generation.preview_count if loaded.family.spatial else 0,
         )
         drawn = call.draw(canvas, seed)
         images.append(_finished(resized(drawn, shape.canvas), shape, inputs))
@@ -94,6 +96,7 @@ class _Call:
     """One pipeline call: image *index* of *count*."""
 
     family: Family
+    sketcher: Sketcher
     pipeline: Any
     reports: Reports
     shape: Frame
@@ -143,17 +146,17 @@ class _Call:
             self.pipeline,
             latents if predicted is None else predicted,
             self.shape.canvas,
+            self.sketcher,
         )
         if rough is None:
             return
-        whole = self.shape.finish(resized(rough, self.shape.canvas))
         self.reports.preview(
             Preview(
                 image_index=self.index,
                 preview_index=self.preview_index,
                 step=self.index * each + done,
                 media_type="image/jpeg",
-                content=previews.file_of(whole),
+                content=previews.file_of(previews.framed(rough, self.shape)),
             )
         )
         self.preview_index += 1

@@ -1,7 +1,10 @@
-"""Rough pictures of unfinished images."""
+"""Previews: what an image is going to be, shown while it is drawn."""
 
-import functools
+import inspect
 import io
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import diffusers
@@ -9,34 +12,39 @@ import torch
 from PIL import Image
 
 from services.inference.worker.families.family import Family
-from services.inference.worker.frames import Size
+from services.inference.worker.frames import Frame, Size, resized
+from services.inference.worker.sketches import Sketch, Sketcher
 
-# Decoding at this size costs a hundredth of a second where a step costs a tenth.
-SIDE_LATENTS = 32
 SIDE_PX = 256
 QUALITY = 80
 
 
 class Predictions:
     """
-    Remembers what a scheduler expects the finished latents to be.
+    Knows what a scheduler expects the finished latents to be.
 
     The latents after a step still hold noise; the prediction from which the step was computed shows
     the picture much earlier. The scheduler is the drawing's own, so its ``step`` may be wrapped.
     """
 
     def __init__(self, scheduler: Any) -> None:
-        self.latents: torch.Tensor | None = None
-        take = scheduler.step
+        self._predict: Callable[[], torch.Tensor] | None = None
+        # Neither holds the other: what a drawing leaves behind is freed at once.
+        take, known = type(scheduler).step, weakref.ref(scheduler)
 
-        # Pipelines look at the signature to see which arguments a step takes.
-        @functools.wraps(take)
         def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
-            result = take(model_output, timestep, sample, *args, **kwargs)
-            self.latents = _predicted(scheduler, result, model_output, sample)
+            result = take(known(), model_output, timestep, sample, *args, **kwargs)
+            self._predict = lambda: _predicted(known(), result, model_output, sample)
             return result
 
+        # Pipelines look at the signature to see which arguments a step takes.
+        step.__signature__ = inspect.signature(scheduler.step)  # type: ignore[attr-defined]
         scheduler.step = step
+
+    @property
+    def latents(self) -> torch.Tensor | None:
+        """Of the step last taken, until the next one; None before the first."""
+        return self._predict() if self._predict else None
 
 
 def preview_steps(count: int, step_count: int) -> list[int]:
@@ -46,30 +54,26 @@ def preview_steps(count: int, step_count: int) -> list[int]:
 
 
 def rough_picture(
-    family: Family, pipeline: Any, latents: torch.Tensor, size: Size
+    family: Family, pipeline: Any, latents: torch.Tensor, size: Size, sketcher: Sketcher
 ) -> Image.Image | None:
     """
-    Decode latents roughly.
+    Draw roughly what latents show, and wait for it; None where the family has no previews.
 
     Args:
-        family: Says how.
+        family: Lays the latents out.
         pipeline: The drawing's.
         latents: Of one image, as the pipeline's callback gives them.
         size: The canvas's.
+        sketcher: The model's.
     """
-    if not family.rough_picture:
-        return None
-    with torch.no_grad():
-        if family.spatial:
-            latents = family.spatial(pipeline, latents, size)
-        if latents.ndim == 4 and max(latents.shape[-2:]) > SIDE_LATENTS:
-            scale = SIDE_LATENTS / max(latents.shape[-2:])
-            latents = torch.nn.functional.interpolate(
-                latents, scale_factor=scale, mode="area", recompute_scale_factor=True
-            )
-        decoded = family.rough_picture(pipeline, latents)[0]
-        pixels = decoded.float().nan_to_num().clamp(-1, 1).add(1).mul(127.5).round()
-        return Image.fromarray(pixels.byte().permute(1, 2, 0).cpu().numpy())
+    sketch = sketcher.sketch(family, pipeline, latents, size)
+    return sketch.picture() if sketch else None
+
+
+def framed(picture: Image.Image, shape: Frame) -> Image.Image:
+    """Make a preview of a picture of the whole canvas: the result's part, 256 pixels at most."""
+    small = shape.reduced(SIDE_PX)
+    return small.finish(resized(picture, small.canvas, Image.Resampling.BICUBIC))
 
 
 def file_of(picture: Image.Image) -> bytes:
@@ -81,13 +85,46 @@ def file_of(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
+class Writer:
+    """
+    Writes the previews of one image in a thread of its own, so that the device's need not wait.
+
+    Args:
+        shape: Says what part of the canvas the result is.
+    """
+
+    def __init__(self, shape: Frame) -> None:
+        self._shape = shape
+        self._thread = ThreadPoolExecutor(1, "previews")
+        self._written: list[Future[None]] = []
+
+    def write(self, sketch: Sketch, show: Callable[[bytes], None]) -> None:
+        """Hand a file to *show* when it is written, in the order of the calls."""
+        self._written.append(self._thread.submit(self._write, sketch, show))
+
+    def close(self) -> None:
+        """
+        Wait until all are shown.
+
+        Raises:
+            Exception: Whatever writing or showing one of them raised.
+        """
+        self._thread.shutdown()
+        for written in self._written:
+            written.result()
+
+    def _write(self, sketch: Sketch, show: Callable[[bytes], None]) -> None:
+        show(file_of(framed(sketch.picture(), self._shape)))
+
+
 def _predicted(
     scheduler: Any, result: Any, output: torch.Tensor, sample: torch.Tensor
 ) -> torch.Tensor:
     flows = isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler)
     if flows:
-        # The model's output is the way from the picture to the noise.
-        sigma = scheduler.sigmas[scheduler.step_index - 1].to(sample.device)
+        # The model's output is the way from the picture to the noise. The level stays where it is:
+        # copied from the host to a GPU, it would make the host wait.
+        sigma = scheduler.sigmas[scheduler.step_index - 1]
         clean: torch.Tensor = sample.float() - sigma * output.float()
         return clean
     if len(result) > 1:

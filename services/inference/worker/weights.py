@@ -4,7 +4,7 @@ import inspect
 import pathlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
@@ -19,6 +19,7 @@ from services.inference.worker.checkpoints import check, pipeline_class, unreada
 from services.inference.worker.families import families, family_of
 from services.inference.worker.families.family import Family
 from services.inference.worker.schedulers import new_scheduler
+from services.inference.worker.sketches import Sketcher
 from services.rpc.errors import Internal, InvalidRequest
 
 log = structlog.get_logger()
@@ -36,6 +37,7 @@ class LoadedModel:
         settings: What else the checkpoint says to the pipelines' constructors.
         scheduler_config: The config of the scheduler that came with the weights.
         device: Where the weights are.
+        sketcher: Draws previews.
     """
 
     name: str
@@ -44,6 +46,7 @@ class LoadedModel:
     settings: Mapping[str, Any]
     scheduler_config: Mapping[str, Any]
     device: torch.device
+    sketcher: Sketcher = field(default_factory=Sketcher)
 
     @property
     def configs(self) -> dict[str, Mapping[str, Any]]:

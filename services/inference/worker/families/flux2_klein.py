@@ -28,6 +28,5 @@ FAMILY = Family(
     arguments=arguments,
     uses=frozenset({"guidance_scale", "schedule"}),
     max_references={model_pb2.OPERATION_EDIT: 10, model_pb2.OPERATION_INPAINT: 1},
-    rough_picture=flux2.rough_picture,
     spatial=flux2.spatial,
 )

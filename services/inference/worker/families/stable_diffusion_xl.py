@@ -2,7 +2,8 @@
 
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.family import Family
-from services.inference.worker.families.stable_diffusion import arguments, rough_picture
+from services.inference.worker.families.latents import plain
+from services.inference.worker.families.stable_diffusion import arguments
 
 FAMILY = Family(
     name="stable-diffusion-xl",
@@ -18,5 +19,6 @@ FAMILY = Family(
     dtype="bfloat16",
     left_out=("feature_extractor", "image_encoder"),
     options={"add_watermarker": False},
-    rough_picture=rough_picture,
+    spatial=plain,
+    tiny_decoder="taesdxl",
 )
