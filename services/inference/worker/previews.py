@@ -13,6 +13,7 @@ from PIL import Image
 
 from services.inference.worker.families.family import Family
 from services.inference.worker.frames import Frame, Size, resized
+from services.inference.worker.schedulers import LEAST_SIGNAL
 from services.inference.worker.sketches import Sketch, Sketcher
 
 SIDE_PX = 256
@@ -34,7 +35,7 @@ class Predictions:
 
         def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
             result = take(known(), model_output, timestep, sample, *args, **kwargs)
-            self._predict = lambda: _predicted(known(), result, model_output, sample)
+            self._predict = lambda: _predicted(known(), result, model_output, timestep, sample)
             return result
 
         # Pipelines look at the signature to see which arguments a step takes.
@@ -118,18 +119,36 @@ class Writer:
 
 
 def _predicted(
-    scheduler: Any, result: Any, output: torch.Tensor, sample: torch.Tensor
+    scheduler: Any, result: Any, output: torch.Tensor, timestep: Any, sample: torch.Tensor
 ) -> torch.Tensor:
-    flows = isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler)
-    if flows:
+    clean: torch.Tensor
+    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
         # The model's output is the way from the picture to the noise. The level stays where it is:
         # copied from the host to a GPU, it would make the host wait.
-        sigma = scheduler.sigmas[scheduler.step_index - 1]
-        clean: torch.Tensor = sample.float() - sigma * output.float()
+        clean = sample.float() - scheduler.sigmas[scheduler.step_index - 1] * output.float()
         return clean
-    if len(result) > 1:
-        return result[1]  # type: ignore[no-any-return]  # diffusers is untyped
     solver = str(scheduler.config.get("algorithm_type", ""))
     if solver.endswith("dpmsolver++") or scheduler.config.get("predict_x0"):
-        return scheduler.model_outputs[-1]  # type: ignore[no-any-return]
+        return scheduler.model_outputs[-1]  # type: ignore[no-any-return]  # diffusers is untyped
+    # What TCD tells besides is a picture with other noise.
+    if len(result) > 1 and not isinstance(scheduler, diffusers.TCDScheduler):
+        return result[1]  # type: ignore[no-any-return]
+    if hasattr(scheduler, "alphas_cumprod") and scheduler.init_noise_sigma == 1:
+        return _without_noise(scheduler, output.float(), timestep, sample.float())
     return result[0]  # type: ignore[no-any-return]
+
+
+def _without_noise(
+    scheduler: Any, output: torch.Tensor, timestep: Any, sample: torch.Tensor
+) -> torch.Tensor:
+    levels = scheduler.alphas_cumprod
+    if sample.is_cuda and not levels.is_cuda:
+        # From other memory the host would wait for the copy, and for all that goes before it.
+        levels = levels.pin_memory().to(sample.device, non_blocking=True)
+    number = torch.as_tensor(timestep, device=levels.device).long().clamp(0, len(levels) - 1)
+    signal = levels.take(number).clamp(min=LEAST_SIGNAL)
+    if scheduler.config.prediction_type == "v_prediction":
+        return signal.sqrt() * sample - (1 - signal).sqrt() * output
+    if scheduler.config.prediction_type == "sample":
+        return output
+    return (sample - (1 - signal).sqrt() * output) / signal.sqrt()

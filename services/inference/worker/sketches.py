@@ -33,7 +33,7 @@ USUAL_FACTOR = 8
 MOSAICS = 8
 MOSAIC_CELLS = 4
 # Keeps channels that the examples hardly move from counting much, as a part of the others' power.
-RIDGE = 1e-3
+RIDGE = 1e-4
 
 log = structlog.get_logger()
 
