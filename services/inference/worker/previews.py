@@ -74,13 +74,14 @@ def rough_picture(
 def framed(picture: Image.Image, shape: Frame) -> Image.Image:
     """Make a preview of a picture of the whole canvas: the result's part, 256 pixels at most."""
     small = shape.reduced(SIDE_PX)
-    return small.finish(resized(picture, small.canvas, Image.Resampling.BICUBIC))
+    return small.finish(resized(picture, small.canvas, Image.Resampling.BILINEAR))
 
 
 def file_of(picture: Image.Image) -> bytes:
     """Write a preview: JPEG, at most 256 pixels a side, far below 96 KiB."""
-    picture = picture.copy()
-    picture.thumbnail((SIDE_PX, SIDE_PX))
+    if max(picture.size) > SIDE_PX:
+        picture = picture.copy()
+        picture.thumbnail((SIDE_PX, SIDE_PX))
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
@@ -121,11 +122,13 @@ class Writer:
 def _predicted(
     scheduler: Any, result: Any, output: torch.Tensor, timestep: Any, sample: torch.Tensor
 ) -> torch.Tensor:
-    clean: torch.Tensor
-    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
+    flows = isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler)
+    if flows:
         # The model's output is the way from the picture to the noise. The level stays where it is:
         # copied from the host to a GPU, it would make the host wait.
-        clean = sample.float() - scheduler.sigmas[scheduler.step_index - 1] * output.float()
+        clean: torch.Tensor = (
+            sample.float() - scheduler.sigmas[scheduler.step_index - 1] * output.float()
+        )
         return clean
     solver = str(scheduler.config.get("algorithm_type", ""))
     if solver.endswith("dpmsolver++") or scheduler.config.get("predict_x0"):
@@ -141,7 +144,7 @@ def _predicted(
 def _without_noise(
     scheduler: Any, output: torch.Tensor, timestep: Any, sample: torch.Tensor
 ) -> torch.Tensor:
-    levels = scheduler.alphas_cumprod
+    levels: torch.Tensor = scheduler.alphas_cumprod
     if sample.is_cuda and not levels.is_cuda:
         # From other memory the host would wait for the copy, and for all that goes before it.
         levels = levels.pin_memory().to(sample.device, non_blocking=True)

@@ -195,7 +195,9 @@ def encoded(vae: Any, pictures: Tensor) -> Tensor:
 def decoded(vae: Any, latents: Tensor) -> Tensor:
     """Make pictures (n, 3, height, width), about -1 to 1, with the model's own decoder."""
     given = latents.to(vae.dtype)
-    pictures = vae.decode(given.unsqueeze(2) if _of_films(vae) else given, return_dict=False)[0]
+    pictures: Tensor = vae.decode(
+        given.unsqueeze(2) if _of_films(vae) else given, return_dict=False
+    )[0]
     return (pictures[:, :, 0] if _of_films(vae) else pictures).float()
 
 
