@@ -3,9 +3,10 @@ One image, drawn by one whole call of the official pipeline, whose denoiser is a
 outside: what the call does around it stays diffusers' own.
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from services.inference.worker import previews
 from services.inference.worker.evaluations import Evaluator
 from services.inference.worker.extras import Extras
 from services.inference.worker.families.family import Canvas
-from services.inference.worker.frames import Frame, resized
+from services.inference.worker.frames import Frame
 from services.inference.worker.reports import Reports
 from services.inference.worker.rows import Row
 from services.inference.worker.weights import LoadedModel
@@ -82,6 +83,7 @@ class PipelineCall:
     row: Row = field(init=False)
     previews_shown: int = 0
     predictions: previews.Predictions | None = None
+    writer: previews.Writer | None = None
 
     @property
     def sampler(self) -> str:
@@ -103,16 +105,28 @@ class PipelineCall:
         self.pipeline = pipeline = self._pipeline()
         generation = self.extras.inscribe(pipeline, self.canvas.generation)
         canvas = replace(self.canvas, generation=generation)
-        if self.preview_count:
-            self.predictions = previews.Predictions(pipeline.scheduler)
-        drawn = pipeline(
-            **self.loaded.family.arguments(canvas),
-            # On the CPU: a seed must give the same image on every device.
-            generator=torch.Generator("cpu").manual_seed(self.seed),
-            output_type="np",
-            callback_on_step_end=self._on_step_end,
-        ).images[0]
+        with self._previewing(pipeline):
+            drawn = pipeline(
+                **self.loaded.family.arguments(canvas),
+                # On the CPU: a seed must give the same image on every device.
+                generator=torch.Generator("cpu").manual_seed(self.seed),
+                output_type="np",
+                callback_on_step_end=self._on_step_end,
+            ).images[0]
         return _picture(drawn)
+
+    @contextlib.contextmanager
+    def _previewing(self, pipeline: Any) -> Iterator[None]:
+        """Show what was drawn so far within the block, if anybody wants to see it."""
+        if not (self.preview_count and self.loaded.family.spatial):
+            yield
+            return
+        self.predictions = previews.Predictions(pipeline.scheduler)
+        self.writer = previews.Writer(self.shape)
+        try:
+            yield
+        finally:
+            self.writer.close()
 
     def _pipeline(self) -> Any:
         pipeline = self.loaded.pipeline(self.canvas.operation, self.choice)
@@ -139,7 +153,7 @@ class PipelineCall:
         if index + 1 == pipeline.num_timesteps:
             _require_finite(bool(torch.isfinite(tensors["latents"]).all()))
             return tensors
-        if self.preview_count:
+        if self.writer:
             self._show(done, each, step, tensors["latents"])
         if not self.loaded.family.denoiser:
             self.row.give_way()
@@ -150,25 +164,25 @@ class PipelineCall:
         if self.previews_shown >= len(steps) or done < steps[self.previews_shown]:
             return
         predicted = self.predictions.latents if self.predictions else None
-        rough = previews.rough_picture(
+        sketch = self.loaded.sketcher.sketch(
             self.loaded.family,
             self.pipeline,
             latents if predicted is None else predicted,
             self.shape.canvas,
         )
-        if rough is None:
-            return
-        whole = self.shape.finish(resized(rough, self.shape.canvas))
-        self.reports.preview(
-            Preview(
+        if sketch and self.writer:
+            preview = Preview(
                 image_index=self.index,
                 preview_index=self.previews_shown,
                 step=step,
                 media_type="image/jpeg",
-                content=previews.file_of(whole),
             )
-        )
+            self.writer.write(sketch, functools.partial(self._send, preview))
         self.previews_shown += 1
+
+    def _send(self, preview: Preview, content: bytes) -> None:
+        preview.content = content
+        self.reports.preview(preview)
 
 
 def _picture(drawn: np.ndarray[Any, np.dtype[np.float32]]) -> Image.Image:

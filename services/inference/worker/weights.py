@@ -21,6 +21,7 @@ from services.inference.worker.families.family import Family
 from services.inference.worker.placement import dtype_of
 from services.inference.worker.reading import accepted, family_for, read_pipeline
 from services.inference.worker.schedulers import new_scheduler
+from services.inference.worker.sketches import Sketcher
 from services.inference.worker.stepwise import stepwise
 from services.rpc.errors import Internal, InvalidRequest
 
@@ -41,6 +42,7 @@ class LoadedModel:
         device: Where the weights are, or are sent to when they are used.
         offloads: Whether they are on the host until they are used.
         acceleration: What the model's record asked for, and what follows from it.
+        sketcher: Draws previews.
     """
 
     name: str
@@ -51,6 +53,7 @@ class LoadedModel:
     device: torch.device
     acceleration: Acceleration = field(default_factory=Acceleration)
     offloads: bool = False
+    sketcher: Sketcher = field(default_factory=Sketcher)
 
     @property
     def configs(self) -> dict[str, Mapping[str, Any]]:
@@ -150,4 +153,5 @@ def load(
         device=device,
         acceleration=accelerate(model, pipeline, device),
         offloads=offloads,
+        sketcher=Sketcher(folders),
     )

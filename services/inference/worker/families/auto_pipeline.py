@@ -16,6 +16,7 @@ from pictor.catalog.v1 import model_pb2
 from pictor.catalog.v1.model_pb2 import Operation
 from services.inference.worker.families.calls import common
 from services.inference.worker.families.family import Canvas, Family
+from services.inference.worker.families.latents import plain
 
 MAPPINGS = {
     model_pb2.OPERATION_TEXT_TO_IMAGE: "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
@@ -70,7 +71,7 @@ def derived(pipeline: str, place: pathlib.Path) -> Family | None:
         uses=_uses(own, frozenset[str]().union(*calls.values())),
         left_out=tuple(name for name in LEFT_OUT if name in own._optional_components),  # noqa: SLF001 - diffusers has no other name for them
         options={"requires_safety_checker": False},
-        rough_picture=rough_picture if _draws_plainly(own) else None,
+        spatial=plain if _draws_plainly(own) else None,
     )
 
 
@@ -92,14 +93,6 @@ def arguments(canvas: Canvas, calls: Calls) -> dict[str, Any]:
     # Otherwise another size would be drawn, and scaled and cut to this one.
     call["use_resolution_binning"] = False
     return {name: value for name, value in call.items() if name in takes}
-
-
-def rough_picture(pipeline: Any, latents: Any) -> Any:
-    """Decode latents with the model's own decoder."""
-    vae = pipeline.vae
-    shift = getattr(vae.config, "shift_factor", None) or 0
-    scaled = latents.to(vae.dtype) / vae.config.scaling_factor + shift
-    return vae.decode(scaled, return_dict=False)[0]
 
 
 def size_multiple_px(place: pathlib.Path) -> int:

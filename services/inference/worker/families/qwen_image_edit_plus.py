@@ -5,6 +5,7 @@ from typing import Any
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families import qwen_image
 from services.inference.worker.families.family import Canvas, Family
+from services.inference.worker.families.latents import packed
 from services.inference.worker.families.qwen_image_edit import read_processor
 
 
@@ -23,6 +24,5 @@ FAMILY = Family(
     # As many as the model was trained with.
     max_references={model_pb2.OPERATION_EDIT: 3},
     readers={"processor": read_processor},
-    rough_picture=qwen_image.rough_picture,
-    spatial=qwen_image.spatial,
+    spatial=packed,
 )

@@ -2,7 +2,8 @@
 
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.family import Family
-from services.inference.worker.families.stable_diffusion import DENOISER, arguments, rough_picture
+from services.inference.worker.families.latents import plain
+from services.inference.worker.families.stable_diffusion import DENOISER, arguments
 
 FAMILY = Family(
     name="stable-diffusion-xl",
@@ -20,5 +21,6 @@ FAMILY = Family(
     left_out=("feature_extractor", "image_encoder"),
     options={"add_watermarker": False},
     embeddings={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
-    rough_picture=rough_picture,
+    spatial=plain,
+    tiny_decoder="taesdxl",
 )
