@@ -250,7 +250,7 @@ def _reduced(latents: Tensor, most: int) -> Tensor:
 
 def _sent(picture: Tensor) -> Sketch:
     """Send a picture (3, height, width) in -1 to 1 to the host, as bytes."""
-    bytes_ = picture.add(1).mul_(127.5).round_().nan_to_num_().clamp_(0, 255).byte()
+    bytes_ = picture.add(1).mul_(127.5).round_().clamp_(0, 255).byte()
     pixels = bytes_.permute(1, 2, 0).contiguous()
     if pixels.device.type != "cuda":
         return Sketch(pixels.cpu(), lambda: None)

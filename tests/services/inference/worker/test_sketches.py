@@ -93,6 +93,19 @@ def test_a_decoder_is_studied_once(sketches, gradient):
     assert vae.asked == before + 1
 
 
+@pytest.mark.parametrize("factor", [8, 16, 32])
+def test_examples_are_as_many_latents_for_every_decoder(sketches, factor):
+    """
+    Where a latent has more pixels, examples are larger; fewer would not do.
+    """
+    import torch
+
+    latents, pictures = sketches.studied(linear_decoder()(64, factor), torch.device("cpu"))
+
+    assert latents.shape == (16, 64, 8, 8)
+    assert pictures.shape == (16, 3, 8, 8)
+
+
 def test_studying_a_decoder_costs_one_small_picture(sketches):
     """
     All examples together have no more pixels than one picture of 256 by 256.
