@@ -11,10 +11,9 @@ import diffusers
 import torch
 from PIL import Image
 
-from services.inference.worker.families.family import Family
-from services.inference.worker.frames import Frame, Size, resized
+from services.inference.worker.frames import Frame, resized
 from services.inference.worker.schedulers import LEAST_SIGNAL
-from services.inference.worker.sketches import Sketch, Sketcher
+from services.inference.worker.sketches import Sketch
 
 SIDE_PX = 256
 QUALITY = 80
@@ -52,23 +51,6 @@ def preview_steps(count: int, step_count: int) -> list[int]:
     """Spread previews evenly over the steps, none after the last; fewer where steps are few."""
     wanted = (round((k + 1) * step_count / (count + 1)) for k in range(count))
     return sorted({step for step in wanted if 1 <= step < step_count})
-
-
-def rough_picture(
-    family: Family, pipeline: Any, latents: torch.Tensor, size: Size, sketcher: Sketcher
-) -> Image.Image | None:
-    """
-    Draw roughly what latents show, and wait for it; None where the family has no previews.
-
-    Args:
-        family: Lays the latents out.
-        pipeline: The drawing's.
-        latents: Of one image, as the pipeline's callback gives them.
-        size: The canvas's.
-        sketcher: The model's.
-    """
-    sketch = sketcher.sketch(family, pipeline, latents, size)
-    return sketch.picture() if sketch else None
 
 
 def framed(picture: Image.Image, shape: Frame) -> Image.Image:

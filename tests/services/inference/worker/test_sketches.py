@@ -299,7 +299,7 @@ def draw_shapes_previews(engine, draw):
     import io
 
     from pictor.catalog.v1 import model_pb2
-    from services.inference.worker.__main__ import MODELS
+    from services.inference.worker.settings import MODELS
 
     if not (MODELS / "pictor" / "shapes" / "model_index.json").is_file():
         pytest.skip("models/pictor/shapes is not in this checkout")
