@@ -12,7 +12,7 @@ import benchmarks
 from benchmarks.report import NotMeasurable, table
 
 # What the benchmarks share.
-SUPPORT = {"__main__", "checkpoints", "in_process", "report", "spans", "subjects"}
+SUPPORT = {"__main__", "checkpoints", "in_process", "over_grpc", "report", "spans", "subjects"}
 
 
 def main(names: list[str]) -> None:
