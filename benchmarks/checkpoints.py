@@ -24,6 +24,12 @@ TEXT_WIDTH = 32
 CLIP_TOKENS = 16
 # What FLUX.1 reads of a prompt is 512 tokens, which would leave 64 of a small image no weight.
 T5_TOKENS = 64
+SMALLEST_DECODER: dict[str, Any] = {
+    "block_out_channels": (4, 4, 4, 4),
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "mid_block_add_attention": False,
+}
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,11 @@ class Checkpoint:
     parts: Callable[[], dict[str, Any]]
     call: Mapping[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: pathlib.Path) -> None:
+    def save(self, folder: pathlib.Path, device: str = "cpu") -> None:
         """Write it to a folder of its name below *folder*; the same weights every time."""
         torch.manual_seed(0)
-        parts = self.parts()
+        with torch.device(device):
+            parts = self.parts()
         for part in parts.values():
             if isinstance(part, torch.nn.Module):
                 draw_weights(part)
@@ -98,20 +105,44 @@ def transformer() -> Any:
     )
 
 
-def _sdxl() -> dict[str, Any]:
+def sdxl_parts(
+    denoiser: Any,
+    text_widths: tuple[int, int] = (TEXT_WIDTH, TEXT_WIDTH),
+    **decoder: Any,
+) -> dict[str, Any]:
+    """
+    Put SDXL's other parts around a UNet.
+
+    Args:
+        denoiser: The UNet.
+        text_widths: Of the two text encoders; what attention sees is as wide as both.
+        decoder: Options of the decoder.
+    """
+    first, second = text_widths
     tokenizer = _clip_tokenizer()
     return {
-        "vae": _decoder(latent_channels=4, scaling_factor=0.13025),
-        "unet": unet(),
-        "text_encoder": transformers.CLIPTextModel(_clip_config(tokenizer)),
+        "vae": _decoder(latent_channels=4, scaling_factor=0.13025, **decoder),
+        "unet": denoiser,
+        "text_encoder": transformers.CLIPTextModel(_clip_config(tokenizer, first)),
         "tokenizer": tokenizer,
-        "text_encoder_2": transformers.CLIPTextModelWithProjection(_clip_config(tokenizer)),
+        "text_encoder_2": transformers.CLIPTextModelWithProjection(_clip_config(tokenizer, second)),
         "tokenizer_2": _clip_tokenizer(),
         "scheduler": _scheduler("EulerDiscreteScheduler", beta_schedule="scaled_linear"),
     }
 
 
-def _flux() -> dict[str, Any]:
+def flux_parts(
+    denoiser: Any, clip_width: int = TEXT_WIDTH, t5_width: int = TEXT_WIDTH, **decoder: Any
+) -> dict[str, Any]:
+    """
+    Put FLUX.1's other parts around a transformer.
+
+    Args:
+        denoiser: The transformer.
+        clip_width: Of the summary of the prompt.
+        t5_width: Of its tokens.
+        decoder: Options of the decoder.
+    """
     tokenizer, tokenizer_2 = _clip_tokenizer(), _t5_tokenizer()
     return {
         "scheduler": _scheduler("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True),
@@ -121,21 +152,22 @@ def _flux() -> dict[str, Any]:
             shift_factor=0.1159,
             use_quant_conv=False,
             use_post_quant_conv=False,
+            **decoder,
         ),
-        "text_encoder": transformers.CLIPTextModel(_clip_config(tokenizer)),
+        "text_encoder": transformers.CLIPTextModel(_clip_config(tokenizer, clip_width)),
         "tokenizer": tokenizer,
         "text_encoder_2": transformers.T5EncoderModel(
             transformers.T5Config(
                 vocab_size=len(tokenizer_2),
-                d_model=TEXT_WIDTH,
-                d_kv=TEXT_WIDTH // 2,
+                d_model=t5_width,
+                d_kv=16,
                 d_ff=TEXT_WIDTH,
                 num_layers=1,
                 num_heads=2,
             )
         ),
         "tokenizer_2": tokenizer_2,
-        "transformer": transformer(),
+        "transformer": denoiser,
     }
 
 
@@ -147,11 +179,7 @@ def _decoder(**options: Any) -> Any:
     return diffusers.AutoencoderKL(  # type: ignore[no-untyped-call]  # diffusers
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 4, 4, 4),
-        layers_per_block=1,
-        norm_num_groups=2,
-        mid_block_add_attention=False,
-        **options,
+        **SMALLEST_DECODER | options,
     )
 
 
@@ -163,12 +191,12 @@ def _clip_tokenizer() -> Any:
     return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=CLIP_TOKENS)
 
 
-def _clip_config(tokenizer: Any) -> Any:
+def _clip_config(tokenizer: Any, width: int) -> Any:
     return transformers.CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TEXT_WIDTH,
+        hidden_size=width,
         intermediate_size=TEXT_WIDTH,
-        projection_dim=TEXT_WIDTH,
+        projection_dim=width,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=CLIP_TOKENS,
@@ -186,7 +214,13 @@ def _t5_tokenizer() -> Any:
     )
 
 
-UNET = Checkpoint("bench/unet", "stable-diffusion-xl", "StableDiffusionXLPipeline", _sdxl)
+UNET = Checkpoint(
+    "bench/unet", "stable-diffusion-xl", "StableDiffusionXLPipeline", lambda: sdxl_parts(unet())
+)
 TRANSFORMER = Checkpoint(
-    "bench/transformer", "flux", "FluxPipeline", _flux, {"max_sequence_length": T5_TOKENS}
+    "bench/transformer",
+    "flux",
+    "FluxPipeline",
+    lambda: flux_parts(transformer()),
+    {"max_sequence_length": T5_TOKENS},
 )

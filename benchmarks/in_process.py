@@ -8,6 +8,7 @@ else is on the machine, has the other core.
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import pathlib
 import tempfile
@@ -42,6 +43,7 @@ from services.inference.worker.families.family import Family  # noqa: E402
 THREADS = 1
 SEED = 7
 POLL_SECONDS = 0.001
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,15 @@ class Attempt:
         self.reports.stop()
 
     async def reached(self, step: int) -> None:
-        """Wait until so many of its steps are reported."""
-        while len(self.steps) < step:  # noqa: ASYNC110 - the device thread reports them
-            await asyncio.sleep(POLL_SECONDS)
+        """
+        Wait until so many of its steps are reported.
+
+        Raises:
+            TimeoutError: If that takes longer than anything here should.
+        """
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(self.steps) < step:  # noqa: ASYNC110 - the device thread reports them
+                await asyncio.sleep(POLL_SECONDS)
 
     def _take(self, report: worker_pb2.Report) -> None:
         if report.progress.step > len(self.steps):
@@ -207,13 +215,13 @@ class Bare:
 
 
 @contextlib.contextmanager
-def saved(*checkpoints: Checkpoint) -> Iterator[pathlib.Path]:
-    """Write checkpoints to a folder that lasts as long as the block."""
+def saved(*checkpoints: Checkpoint, device: str = "cpu") -> Iterator[pathlib.Path]:
+    """Write checkpoints to a folder that lasts as long as the block; drawn on *device*."""
     quieten()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for checkpoint in checkpoints:
-            checkpoint.save(folder)
+            checkpoint.save(folder, device)
         yield folder
 
 
@@ -244,27 +252,30 @@ def quieten() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
 
 
-def require_same(
-    some: Mapping[int, Image.Image], others: Mapping[int, Image.Image], most: int = 1
-) -> int:
+def require_same(some: Mapping[int, Image.Image], others: Mapping[int, Image.Image]) -> int:
     """
     Compare pictures of the same jobs; return the greatest difference of a pixel, in 1/255.
 
     Args:
         some: Pictures by the number of the job; there may be more than in *others*.
         others: What they are compared with.
-        most: The greatest permitted difference.
 
     Raises:
-        RuntimeError: If it is more than *most*, or if different jobs have drawn the same picture,
-            so that a comparison would say nothing.
+        RuntimeError: If the difference is more than 1, or if different jobs have drawn the same
+            picture, so that a comparison would say nothing.
     """
     if len({picture.tobytes() for picture in others.values()}) < len(others):
         raise RuntimeError("different seeds have drawn the same picture; nothing can be compared")
-    difference = max(_difference(some[number], picture) for number, picture in others.items())
-    if difference > most:
-        raise RuntimeError(f"the pictures differ by {difference}/255, more than {most}")
-    return difference
+    greatest = max(int(np.abs(off).max()) for off in _differences(some, others))
+    if greatest > 1:
+        raise RuntimeError(f"the pictures differ by {greatest}/255")
+    return greatest
+
+
+def least_psnr_db(some: Mapping[int, Image.Image], others: Mapping[int, Image.Image]) -> float:
+    """Compare pictures of the same jobs by their peak signal-to-noise ratio; return the worst."""
+    mean_squares = [max(1e-9, float((off**2).mean())) for off in _differences(some, others)]
+    return 10 * math.log10(255**2 / max(mean_squares))
 
 
 def gaps(moments: Sequence[float]) -> list[float]:
@@ -272,9 +283,12 @@ def gaps(moments: Sequence[float]) -> list[float]:
     return [after - before for before, after in itertools.pairwise(moments)]
 
 
-def _difference(one: Image.Image, other: Image.Image) -> int:
-    arrays = (np.asarray(picture.convert("RGB"), dtype=int) for picture in (one, other))
-    return int(np.abs(np.subtract(*arrays)).max())
+def _differences(
+    some: Mapping[int, Image.Image], others: Mapping[int, Image.Image]
+) -> Iterator[Any]:
+    for number, other in others.items():
+        pair = (np.asarray(picture.convert("RGB"), int) for picture in (some[number], other))
+        yield np.subtract(*pair)
 
 
 def _served_family(checkpoint: Checkpoint) -> str:

@@ -71,11 +71,13 @@ class Client:
         inference: The service.
         checkpoint: The model.
         http: For the files.
+        suite_pid: The suite's own process; the device process is its child.
     """
 
     inference: "inference_service_pb2_grpc.InferenceServiceAsyncStub"
     checkpoint: Checkpoint
     http: httpx.AsyncClient
+    suite_pid: int
 
     async def create(self, job: Job) -> str:
         """Have a job admitted; return its name."""
@@ -135,4 +137,4 @@ async def served(folder: pathlib.Path, checkpoint: Checkpoint) -> AsyncIterator[
         key = (data_dir / "api-key").read_text().strip()
         async with open_channel(address, key) as channel, httpx.AsyncClient() as http:
             stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-            yield Client(stub, checkpoint, http)
+            yield Client(stub, checkpoint, http, suite.process.pid)

@@ -8,7 +8,10 @@ from the first start to the last end, so that nobody needs to watch in order to 
 
 import asyncio
 import pathlib
+import statistics
 from collections.abc import Sequence
+
+import psutil
 
 from benchmarks.checkpoints import UNET
 from benchmarks.in_process import Job, saved
@@ -36,14 +39,21 @@ def measure() -> list[Row]:
 async def _measured(folder: pathlib.Path) -> list[Row]:
     rates: dict[int, list[float]] = {0: [], WATCHERS: []}
     told: list[int] = []
+    busy: dict[int, list[dict[str, float]]] = {0: [], WATCHERS: []}
     async with served(folder, UNET) as client:
         for repeat in range(REPEATS + 1):
             for watchers, found in rates.items():
+                before = _cpu_seconds(client)
                 rate, messages = await _once(client, watchers)
                 if repeat:  # the first turn warms up
                     found.append(rate)
+                    after = _cpu_seconds(client)
+                    busy[watchers].append({who: after[who] - before[who] for who in after})
                     told += messages
-    note = f"a watcher was sent {min(told)} to {max(told)} messages of each job"
+    note = (
+        f"a watcher was sent {min(told)} to {max(told)} messages; CPU seconds of a repeat with"
+        f" watchers: {_medians(busy[WATCHERS])}; without: {_medians(busy[0])}"
+    )
     return [
         Row(
             f"UNet, latent 16, {JOBS} jobs of {STEPS} steps, {WATCHERS} watchers",
@@ -68,6 +78,22 @@ async def _once(client: Client, watchers: int) -> tuple[float, list[int]]:
     started = min(job.start_time.ToNanoseconds() for job in jobs)
     ended = max(job.finish_time.ToNanoseconds() for job in jobs)
     return JOBS / ((ended - started) / 1e9), messages
+
+
+def _cpu_seconds(client: Client) -> dict[str, float]:
+    """Return the processor time of everybody who takes part."""
+    suite = psutil.Process(client.suite_pid)
+    everybody = {"suite": [suite], "device": suite.children(), "clients": [psutil.Process()]}
+    return {
+        who: sum(sum(process.cpu_times()[:2]) for process in processes)
+        for who, processes in everybody.items()
+    }
+
+
+def _medians(repeats: Sequence[dict[str, float]]) -> str:
+    return ", ".join(
+        f"{who} {statistics.median(repeat[who] for repeat in repeats):.2f}" for who in repeats[0]
+    )
 
 
 async def _ended(client: Client, names: Sequence[str]) -> list[job_pb2.Job]:
