@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,7 +38,6 @@ import torch  # noqa: E402
 
 from benchmarks.checkpoints import Checkpoint  # noqa: E402
 from services.inference.worker.families import families  # noqa: E402
-from services.inference.worker.families.family import Family  # noqa: E402
 
 THREADS = 1
 SEED = 7
@@ -171,9 +170,7 @@ class Ours:
 
 async def _drawn(device: Device, assignment: worker_pb2.Assignment, reports: Reports) -> Drawing:
     """Ask the device; the one place that knows how that is done."""
-    if draw := getattr(device, "draw", None):
-        return cast("Drawing", await draw(assignment, Inputs(), reports))
-    return await device.run(lambda engine: engine.draw(assignment, Inputs(), reports))
+    return await device.draw(assignment, Inputs(), reports)
 
 
 class Bare:
