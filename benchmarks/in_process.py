@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -38,6 +38,7 @@ import torch  # noqa: E402
 
 from benchmarks.checkpoints import Checkpoint  # noqa: E402
 from services.inference.worker.families import families  # noqa: E402
+from services.inference.worker.families.family import Family  # noqa: E402
 
 THREADS = 1
 SEED = 7

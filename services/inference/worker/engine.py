@@ -30,7 +30,7 @@ from services.inference.worker.evaluations import Answers
 from services.inference.worker.extras import Shelf
 from services.inference.worker.inputs import Inputs
 from services.inference.worker.memory import budget
-from services.inference.worker.order import choose
+from services.inference.worker.order import Timings, choose
 from services.inference.worker.reports import Reports
 from services.inference.worker.residency import Residency
 from services.inference.worker.rows import Row
@@ -38,8 +38,6 @@ from services.inference.worker.weights import LoadedModel
 from services.rpc.errors import Exhausted, SuiteError
 
 BATCH_ROWS = 8
-# How much the last forward counts in the estimate of the next one's time.
-NEWEST = 0.3
 
 log = structlog.get_logger()
 
@@ -84,7 +82,7 @@ class Engine:
         self._rows: dict[Row, Underway] = {}
         self._batches: dict[object, Batch] = {}
         self._most_rows: dict[object, int] = {}
-        self._step_seconds: dict[object, float] = {}
+        self._timings = Timings()
         for library in (diffusers, transformers):
             library.logging.set_verbosity_error()
             library.logging.disable_progress_bar()
@@ -138,7 +136,7 @@ class Engine:
             for row in [row for row in self._rows if row.is_new]:
                 self._go_on(row)
             if waiting := list(self._rows):
-                self._answer(choose(waiting, self._most, self._expected_seconds))
+                self._answer(choose(waiting, self._most, self._timings))
             self._forget_batches()
 
     def _answer(self, rows: Sequence[Row]) -> None:
@@ -154,7 +152,7 @@ class Engine:
             return
         for row in rows:
             self._go_on(row, answers[row])
-        self._note_seconds(key, time.monotonic() - started)
+        self._timings.note(key, len(rows), time.monotonic() - started)
 
     def _bear(self, rows: Sequence[Row], error: Exception) -> None:
         """End the row that cannot be answered; where there are several, find out which it is."""
@@ -219,13 +217,6 @@ class Engine:
 
     def _most(self, key: object) -> int:
         return self._most_rows.get(key, self._batch_rows)
-
-    def _expected_seconds(self, key: object) -> float:
-        return self._step_seconds.get(key, 0.0)
-
-    def _note_seconds(self, key: object, seconds: float) -> None:
-        before = self._step_seconds.get(key, seconds)
-        self._step_seconds[key] = before + NEWEST * (seconds - before)
 
     def _told(self, error: Exception) -> Exception:
         """Say it clearly if the device's memory is full, and free what can be freed."""
