@@ -117,7 +117,7 @@ def test_weights_that_are_not_data_are_refused(engine, tiny, tmp_path, spoil, wh
         name="models/spoiled", checkpoint=model_pb2.Checkpoint(folder="spoiled")
     )
     with pytest.raises(Internal) as refused:
-        Engine("cpu", [tmp_path / "models"]).load(model)
+        Engine("cpu", [tmp_path / "models"]).residency.load(model)
 
     assert refused.value.reason == reasons.ERROR_REASON_WEIGHTS_UNREADABLE
     assert refused.value.metadata == {"model": "models/spoiled"}
@@ -137,7 +137,7 @@ def test_damaged_weights_are_refused_without_a_path(tiny, engine, tmp_path):
         name="models/spoiled", checkpoint=model_pb2.Checkpoint(folder="spoiled")
     )
     with pytest.raises(Internal) as refused:
-        Engine("cpu", [tmp_path / "models"]).load(model)
+        Engine("cpu", [tmp_path / "models"]).residency.load(model)
 
     assert refused.value.reason == reasons.ERROR_REASON_WEIGHTS_UNREADABLE
     assert str(tmp_path) not in refused.value.message
@@ -148,9 +148,9 @@ def test_a_family_is_read_from_the_weights(engine, models_folder):
     A model whose catalog entry names no family is drawn by the one that knows its pipeline.
     """
     model = model_pb2.Model(name="models/unnamed", checkpoint=model_pb2.Checkpoint(folder="tiny"))
-    engine.load(model)
+    engine.residency.load(model)
 
-    assert "models/unnamed" in engine.models
+    assert "models/unnamed" in engine.residency.models
 
 
 def test_folders_are_searched_in_order(models_folder, tmp_path):
