@@ -22,6 +22,7 @@ import torch
 
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2
+from services.inference.worker import checkpoints
 from services.inference.worker.checkpoints import find, names_of, unreadable
 from services.inference.worker.memory import Budget, Gauge, shown
 from services.inference.worker.parts import Parts, expected_bytes
@@ -197,6 +198,7 @@ class Residency:
         if place is None:
             raise unreadable(model.name, "they are not on this machine")
         family = family_for(model, place)
+        checkpoints.check(place, model.name, family.left_out)
         dtype = dtype_of(model, family, self._device)
         parts = Parts(place, family, str(dtype), tuple(model.acceleration))
         shared = self._shared(parts)

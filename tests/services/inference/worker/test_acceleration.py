@@ -50,12 +50,7 @@ def accelerated(engine, folder):
 
 def loaded(drawer):
     """Load what a drawer draws with."""
-    import torch
-
-    from services.inference.worker.weights import load
-
-    place = drawer.engine._folders[0] / drawer.model.family
-    return load(drawer.model, place, torch.device("cpu"))
+    return drawer.engine.residency.lease(drawer.model)[0]
 
 
 def pixels(drawer, **fields):
