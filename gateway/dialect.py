@@ -17,6 +17,9 @@ writes an Answer. What lies between is the facade's; the operation's class says 
       ListServing                         what is being served
       Reply                               an answer that depends on nothing but the call
 
+Each operation also says in JSON Schema what it reads and writes; ``/openapi.json`` is made of that,
+and the tests hold replies against it. The statuses of errors follow from the operation's class.
+
 A dialect imports neither the web framework nor gRPC; a test holds that.
 """
 
@@ -26,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.images import InputFile
+from gateway.schemas import Schema
 from pictor.catalog.v1 import model_pb2, serving_pb2
 from pictor.errors.v1.error_reason_pb2 import ErrorReason
 from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2
@@ -176,6 +180,14 @@ class Operation:
         public: Needs no key; one that is sent is ignored.
         scope: What the key must permit.
         body: What is read before ``decode``.
+        summary: What it does, for people, in one line.
+        query: The parameters of the query by name; all of them may be left out.
+        request: The body. Of an operation that takes a form too, what both have in common.
+        form: The form, where it is not what ``request`` says.
+        reply: The body of the answer with status 200.
+        replies: The bodies of answers with another status that is no error, such as 202.
+        refusals: Statuses of errors beyond those of the operation's class, and what each means.
+        events: The bodies of server-sent events by name, for operations that stream.
     """
 
     method: str
@@ -183,6 +195,14 @@ class Operation:
     public: bool = False
     scope: str = "inference"
     body: Body = Body.NONE
+    summary: str = ""
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    request: Schema = field(default_factory=dict)
+    form: Schema = field(default_factory=dict)
+    reply: Schema = field(default_factory=dict)
+    replies: Mapping[int, Schema] = field(default_factory=dict)
+    refusals: Mapping[int, str] = field(default_factory=dict)
+    events: Mapping[str, Schema] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +347,7 @@ class Dialect:
         encode_error: Writes an error. Pure.
         fields: The API's names for fields of Generation, e.g. ``{"step_count": "steps"}``.
         wait_seconds: How long a caller is kept waiting for a job before it is told to come back.
+        error: The body of every error.
     """
 
     name: str
@@ -338,3 +359,4 @@ class Dialect:
     statuses: Mapping[ErrorReason.ValueType, int] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 600.0
+    error: Schema = field(default_factory=dict)
