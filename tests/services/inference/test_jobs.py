@@ -535,7 +535,7 @@ async def test_a_page_fits_into_one_message(service):
         {"dialect": "x" * 64},
         {"dialect": "a prompt in a log"},
         {"receipt": [job_pb2.ParameterNote(requested="x" * 5000)]},
-        {"receipt": [job_pb2.ParameterNote(parameter="n")] * 51},
+        {"receipt": [job_pb2.ParameterNote(parameter="n")] * 101},
     ],
 )
 async def test_what_a_caller_says_of_itself_is_bounded(service, fields):
