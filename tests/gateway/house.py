@@ -133,10 +133,12 @@ class House:
     inference: Inference
     environ: dict[str, str]
 
-    def client(self, key: str | None = None, **options: object) -> httpx.AsyncClient:
+    def client(
+        self, key: str | None = None, headers: dict[str, str] | None = None, **options: object
+    ) -> httpx.AsyncClient:
         """Make a client that sends an API key; an empty one sends none."""
         key = self.api_key if key is None else key
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        headers = {**({"authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30, **options)
 
     @contextlib.asynccontextmanager
