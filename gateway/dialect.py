@@ -26,8 +26,9 @@ A dialect imports neither the web framework nor gRPC; a test holds that.
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from gateway.causes import ASSET, DRAWING, ENDED, JOB, MODEL, VALUES, WAITING, Causes
 from gateway.images import InputFile
 from gateway.schemas import Schema
 from pictor.catalog.v1 import model_pb2, serving_pb2
@@ -188,8 +189,12 @@ class Operation:
         replies: The bodies of answers with another status that is no error, such as 202.
         refusals: Statuses of errors beyond those of the operation's class, and what each means.
         events: The bodies of server-sent events by name, for operations that stream.
+        sends_images: The answer is an image's bytes, or a part of them.
+        causes: What may go wrong, beyond what may go wrong with every request.
     """
 
+    sends_images: ClassVar[bool] = False
+    causes: ClassVar[Causes] = VALUES
     method: str
     path: str
     public: bool = False
@@ -220,6 +225,8 @@ class Generate(Operation):
         label: Added to the dialect's name in the job, for dialects whose routes answer differently.
     """
 
+    causes: ClassVar[Causes] = (*DRAWING, *WAITING)
+
     decode: Callable[[Call], Order]
     encode: Callable[[Shown], Answer]
     accept: Callable[[Shown], Answer] | None = None
@@ -232,6 +239,8 @@ class Generate(Operation):
 @dataclass(frozen=True, kw_only=True)
 class ShowJob(Operation):
     """Show one of the account's jobs; with ``contents``, also its images in base64."""
+
+    causes: ClassVar[Causes] = (*JOB, *ASSET)
 
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]
@@ -250,6 +259,8 @@ class ListJobs(Operation):
 class CancelJob(Operation):
     """End one of the account's jobs."""
 
+    causes: ClassVar[Causes] = (*JOB, *ENDED)
+
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]
 
@@ -263,6 +274,9 @@ class ShowResult(Operation):
     are shown: no other dialect says that knowing a job's id opens its picture.
     """
 
+    sends_images: ClassVar[bool] = True
+    causes: ClassVar[Causes] = (*JOB, *ASSET)
+
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]
     wait_seconds: float = 30.0
@@ -273,6 +287,9 @@ class ShowResult(Operation):
 class ShowAsset(Operation):
     """Send the bytes of a public asset: whole, or a range. An asset's id cannot be guessed."""
 
+    sends_images: ClassVar[bool] = True
+    causes: ClassVar[Causes] = ASSET
+
     decode: Callable[[Call], str]
     public: bool = True
 
@@ -281,12 +298,16 @@ class ShowAsset(Operation):
 class ListModels(Operation):
     """List the models, those that nothing serves included."""
 
+    causes: ClassVar[Causes] = ()
+
     encode: Callable[[Sequence[model_pb2.Model]], Answer]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowModel(Operation):
     """Show one model."""
+
+    causes: ClassVar[Causes] = MODEL
 
     decode: Callable[[Call], str]
     encode: Callable[[model_pb2.Model], Answer]
@@ -295,6 +316,8 @@ class ShowModel(Operation):
 @dataclass(frozen=True, kw_only=True)
 class ListServing(Operation):
     """List what is being served."""
+
+    causes: ClassVar[Causes] = ()
 
     encode: Callable[[Sequence[serving_pb2.ServingStatus]], Answer]
 

@@ -66,6 +66,11 @@ def optional(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
+def refused(about: str) -> Schema:
+    """Describe a property that must not be there."""
+    return _described({"not": {}}, about)
+
+
 def image(about: str = "An image in base64, plain or as a data URL.") -> Schema:
     """Describe an image inside of JSON."""
     return text(about, contentEncoding="base64")

@@ -352,7 +352,7 @@ async def test_nobody_else_gets_two_responses(house, headers, version):
 
 async def test_clients_that_skip_hints_are_not_disturbed_by_them(house):
     """
-    A client like httpx reads over the 103 and gets the picture; an error after a hint has its own status.
+    A client like httpx reads over the 103 to the picture; an error after it has its own status.
     """
     async with house.client(headers={"prefer": "early-hints"}) as client:
         drawn = await client.post("/test/json", json={"prompt": "a"})
