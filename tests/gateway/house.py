@@ -190,6 +190,11 @@ class House:
         )
         return list(listed.jobs)
 
+    async def job(self, job_id: str) -> job_pb2.Job:
+        """Return one job."""
+        request = inference_service_pb2.GetJobRequest(name=f"jobs/{job_id}")
+        return await self.inference.stub.GetJob(request)
+
     async def uploads(self) -> int:
         """Count the assets that callers have sent."""
         token = service_token(self.inference.settings.data_dir)
