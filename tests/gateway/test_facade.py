@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 import uuid
 
 import httpx_sse
@@ -469,3 +470,30 @@ async def test_unknown_paths_outside_of_all_prefixes_have_a_plain_answer(house):
 
     assert reply.status_code == 404
     assert reply.json()["error"]["code"] == 404
+
+
+@pytest.mark.parametrize("path", ["/no%0Awhere", "/pictor/v1/no%0Awhere", "/test/no%0Awhere"])
+async def test_a_path_with_a_line_break_is_nowhere(house, path):
+    """
+    Nothing is sent in a form that no API documents, whatever a path holds.
+    """
+    async with house.client() as client:
+        reply = await client.get(path)
+
+    assert reply.status_code == 404
+    assert reply.headers["content-type"] == "application/json"
+
+
+async def test_an_answer_does_not_wait_for_the_callers_acknowledgement(house):
+    """
+    On a connection that is kept open, head and body of an answer go out at once: Nagle's algorithm
+    would hold the body back for 40 ms.
+    """
+    seconds = []
+    async with house.client() as client:
+        for _ in range(10):
+            started = time.monotonic()
+            await client.get("/test/samplers")
+            seconds.append(time.monotonic() - started)
+
+    assert min(seconds[1:]) < 0.03
