@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -147,8 +148,13 @@ class House:
         async with open_channel(address, self.api_key) as channel:
             yield accounts_service_pb2_grpc.AccountsServiceStub(channel)
 
-    async def key(self, *scopes: str, new_account: bool = False) -> tuple[str, str]:
-        """Make a key; return its secret and its name."""
+    async def key(
+        self, *scopes: str, new_account: bool = False, seconds: float | None = None
+    ) -> tuple[str, str]:
+        """Make a key, which may end after some seconds; return its secret and its name."""
+        wish = api_key_pb2.ApiKey(scopes=scopes)
+        if seconds is not None:
+            wish.expire_time.FromNanoseconds(int((time.time() + seconds) * 1e9))
         async with self.accounts() as stub:
             if new_account:
                 wanted = accounts_service_pb2.CreateAccountRequest()
@@ -158,9 +164,7 @@ class House:
                 page = await stub.ListAccounts(accounts_service_pb2.ListAccountsRequest())
                 account = page.accounts[0].name
             made = await stub.CreateApiKey(
-                accounts_service_pb2.CreateApiKeyRequest(
-                    parent=account, api_key=api_key_pb2.ApiKey(scopes=scopes)
-                )
+                accounts_service_pb2.CreateApiKeyRequest(parent=account, api_key=wish)
             )
         return made.secret, made.api_key.name
 

@@ -45,7 +45,7 @@ async def house(tmp_path_factory):
 
 
 def names(path):
-    return "easel" in path.read_text(encoding="utf-8").lower()
+    return re.search(r"\beasel\b", path.read_text(encoding="utf-8"), re.IGNORECASE)
 
 
 def load_test():
