@@ -50,7 +50,8 @@ JOB_PARAMETERS = [
         "in": "header",
         "description": f"`{HANDLING_STRICT}` refuses what would be clamped or ignored;"
         f" `{EARLY_HINTS}` tells the job's id in a first response with status 103.",
-        "schema": text(examples=[HANDLING_STRICT, EARLY_HINTS]),
+        # Not the other one: http.client, in which many try examples, takes a 103 for the answer.
+        "schema": text(examples=[HANDLING_STRICT]),
     },
 ]
 # OpenAPI 3.1 cannot say what is in `data`; `x-events` does, by the event's name.
