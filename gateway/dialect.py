@@ -17,15 +17,20 @@ writes an Answer. What lies between is the facade's; the operation's class says 
       ListServing                         what is being served
       Reply                               an answer that depends on nothing but the call
 
+Each operation also says in JSON Schema what it reads and writes; ``/openapi.json`` is made of that,
+and the tests hold replies against it. The statuses of errors follow from the operation's class.
+
 A dialect imports neither the web framework nor gRPC; a test holds that.
 """
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from gateway.causes import ASSET, DRAWING, ENDED, JOB, MODEL, VALUES, WAITING, Causes
 from gateway.images import InputFile
+from gateway.schemas import Schema
 from pictor.catalog.v1 import model_pb2, serving_pb2
 from pictor.errors.v1.error_reason_pb2 import ErrorReason
 from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2
@@ -176,13 +181,33 @@ class Operation:
         public: Needs no key; one that is sent is ignored.
         scope: What the key must permit.
         body: What is read before ``decode``.
+        summary: What it does, for people, in one line.
+        query: The parameters of the query by name; all of them may be left out.
+        request: The body. Of an operation that takes a form too, what both have in common.
+        form: The form, where it is not what ``request`` says.
+        reply: The body of the answer with status 200.
+        replies: The bodies of answers with another status that is no error, such as 202.
+        refusals: Statuses of errors beyond those of the operation's class, and what each means.
+        events: The bodies of server-sent events by name, for operations that stream.
+        sends_images: The answer is an image's bytes, or a part of them.
+        causes: What may go wrong, beyond what may go wrong with every request.
     """
 
+    sends_images: ClassVar[bool] = False
+    causes: ClassVar[Causes] = VALUES
     method: str
     path: str
     public: bool = False
     scope: str = "inference"
     body: Body = Body.NONE
+    summary: str = ""
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    request: Schema = field(default_factory=dict)
+    form: Schema = field(default_factory=dict)
+    reply: Schema = field(default_factory=dict)
+    replies: Mapping[int, Schema] = field(default_factory=dict)
+    refusals: Mapping[int, str] = field(default_factory=dict)
+    events: Mapping[str, Schema] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +225,8 @@ class Generate(Operation):
         label: Added to the dialect's name in the job, for dialects whose routes answer differently.
     """
 
+    causes: ClassVar[Causes] = (*DRAWING, *WAITING)
+
     decode: Callable[[Call], Order]
     encode: Callable[[Shown], Answer]
     accept: Callable[[Shown], Answer] | None = None
@@ -212,6 +239,8 @@ class Generate(Operation):
 @dataclass(frozen=True, kw_only=True)
 class ShowJob(Operation):
     """Show one of the account's jobs; with ``contents``, also its images in base64."""
+
+    causes: ClassVar[Causes] = (*JOB, *ASSET)
 
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]
@@ -230,6 +259,8 @@ class ListJobs(Operation):
 class CancelJob(Operation):
     """End one of the account's jobs."""
 
+    causes: ClassVar[Causes] = (*JOB, *ENDED)
+
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]
 
@@ -243,6 +274,9 @@ class ShowResult(Operation):
     are shown: no other dialect says that knowing a job's id opens its picture.
     """
 
+    sends_images: ClassVar[bool] = True
+    causes: ClassVar[Causes] = (*JOB, *ASSET)
+
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]
     wait_seconds: float = 30.0
@@ -253,6 +287,9 @@ class ShowResult(Operation):
 class ShowAsset(Operation):
     """Send the bytes of a public asset: whole, or a range. An asset's id cannot be guessed."""
 
+    sends_images: ClassVar[bool] = True
+    causes: ClassVar[Causes] = ASSET
+
     decode: Callable[[Call], str]
     public: bool = True
 
@@ -261,12 +298,16 @@ class ShowAsset(Operation):
 class ListModels(Operation):
     """List the models, those that nothing serves included."""
 
+    causes: ClassVar[Causes] = ()
+
     encode: Callable[[Sequence[model_pb2.Model]], Answer]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowModel(Operation):
     """Show one model."""
+
+    causes: ClassVar[Causes] = MODEL
 
     decode: Callable[[Call], str]
     encode: Callable[[model_pb2.Model], Answer]
@@ -275,6 +316,8 @@ class ShowModel(Operation):
 @dataclass(frozen=True, kw_only=True)
 class ListServing(Operation):
     """List what is being served."""
+
+    causes: ClassVar[Causes] = ()
 
     encode: Callable[[Sequence[serving_pb2.ServingStatus]], Answer]
 
@@ -327,6 +370,7 @@ class Dialect:
         encode_error: Writes an error. Pure.
         fields: The API's names for fields of Generation, e.g. ``{"step_count": "steps"}``.
         wait_seconds: How long a caller is kept waiting for a job before it is told to come back.
+        error: The body of every error.
     """
 
     name: str
@@ -338,3 +382,4 @@ class Dialect:
     statuses: Mapping[ErrorReason.ValueType, int] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 600.0
+    error: Schema = field(default_factory=dict)

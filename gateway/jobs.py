@@ -36,9 +36,18 @@ _PLACEHOLDER = "assets/-"
 CreateJobRequest = inference_service_pb2.CreateJobRequest
 
 
-async def submit(suite: Suite, order: Order, dialect: str) -> job_pb2.Job:
+async def submit(
+    suite: Suite, order: Order, dialect: str, *, job_id: str = "", strict: bool = False
+) -> job_pb2.Job:
     """
     Make a job, storing its images on the way.
+
+    Args:
+        suite: The services.
+        order: What to draw.
+        dialect: The public API through which the request came.
+        job_id: The id that the caller has chosen, or nothing.
+        strict: Refuse the request if a parameter of it would be clamped or ignored.
 
     Checks come in this order: model, limits, every image, whether the model is served. Only then is
     anything stored; what was stored goes away again if the job is refused after all.
@@ -47,7 +56,11 @@ async def submit(suite: Suite, order: Order, dialect: str) -> job_pb2.Job:
         SuiteError: As CreateJob and CreateAsset raise it.
     """
     request = CreateJobRequest(
-        generation=order.generation, dialect=dialect, receipt=list(order.notes)
+        generation=order.generation,
+        dialect=dialect,
+        receipt=list(order.notes),
+        job_id=job_id,
+        strict=strict,
     )
     files = [*order.input_images, *([order.mask] if order.mask else [])]
     if not files:

@@ -7,6 +7,7 @@ another method by the dialect that has it; both in that dialect's own envelope.
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Sequence
 
 from starlette.responses import JSONResponse, Response
@@ -20,6 +21,8 @@ from gateway.facade import Facade
 from gateway.status import status_of
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from services.rpc.errors import NotFound, SuiteError, Unsupported
+
+_PARAMETER = re.compile(r"\{\w+(:path)?\}")
 
 
 def discover() -> list[Dialect]:
@@ -55,10 +58,11 @@ class Fallback:
     def __init__(self, dialects: Sequence[Dialect], pages: Sequence[str] = ()) -> None:
         self._dialects = dialects
         self._pages = pages
+        operations = [(one, dialect) for dialect in dialects for one in dialect.operations]
+        # /v1/models/{m}:predict says more about its owner than /v1/models/{m:path} does.
+        operations.sort(key=lambda pair: -len(_PARAMETER.sub("", pair[0].path)))
         self._patterns = [
-            (compile_path(operation.path)[0], operation.method, dialect)
-            for dialect in dialects
-            for operation in dialect.operations
+            (compile_path(one.path)[0], one.method, dialect) for one, dialect in operations
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -26,6 +26,7 @@ from gateway.dialect import (
     Shown,
 )
 from gateway.fields import Fields
+from gateway.schemas import answered, choice, integer, listed, number, optional, record, text
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
@@ -334,6 +335,59 @@ def _model(model: model_pb2.Model) -> dict[str, Any]:
     }
 
 
+GENERATION = record(
+    {
+        "model": optional(text("Omitted: the server's default, where it has one.")),
+        "prompt": text("What to draw.", minLength=1),
+        "n": optional(integer(about=f"Images; brought to 1 to {MAX_IMAGES}.")),
+        "size": optional(text("`auto`, the model's own, or WIDTHxHEIGHT in pixels.")),
+        "quality": optional(choice(QUALITIES, "Becomes a number of steps.")),
+        "response_format": optional(choice(["url", "b64_json"])),
+        "output_format": optional(choice(list(FORMATS))),
+        "output_compression": optional(integer(0, 100, "Of JPEG and WebP.")),
+        "background": optional(choice(["auto", "opaque", "transparent"])),
+        "negative_prompt": optional(text("What not to draw; an extension.")),
+        "steps": optional(integer(1, 1000, "An extension.")),
+        "guidance_scale": optional(number(0, 100, "An extension.")),
+        "seed": optional(integer(0, MAX_SEED, "An extension.")),
+    },
+    required=["prompt"],
+)
+IMAGES = record(
+    {
+        "created": integer(0, about="In seconds."),
+        "data": listed(record({"url": text(format="uri"), "b64_json": text()})),
+        "background": text(),
+        "output_format": choice(list(FORMATS)),
+        "size": text(),
+        "quality": choice(QUALITIES),
+        "usage": record({"total_tokens": integer(0)}),
+    },
+    required=["created", "data"],
+)
+MODEL = record(
+    {
+        "id": text(),
+        "object": choice(["model"]),
+        "created": integer(0),
+        "owned_by": text(),
+        "shutdown_date": {"type": "null"},
+    },
+    required=["id", "object", "created", "owned_by"],
+)
+ERROR = answered(
+    {
+        "error": answered(
+            {
+                "message": text(),
+                "type": text(),
+                "param": optional(text()),
+                "code": optional(text()),
+            }
+        )
+    }
+)
+
 DIALECT = Dialect(
     name="openai",
     title="OpenAI Images",
@@ -343,14 +397,25 @@ DIALECT = Dialect(
         Generate(
             method="POST",
             path="/v1/images/generations",
+            summary="Draw images",
+            request=GENERATION,
+            reply=IMAGES,
             decode=decode_generation,
             fit=fit,
             encode=encode_images,
         ),
-        ListModels(method="GET", path="/v1/models", encode=encode_models),
+        ListModels(
+            method="GET",
+            path="/v1/models",
+            summary="List the models",
+            encode=encode_models,
+            reply=answered({"object": choice(["list"]), "data": listed(MODEL)}),
+        ),
         ShowModel(
             method="GET",
             path="/v1/models/{model:path}",
+            summary="Show one model",
+            reply=MODEL,
             decode=lambda call: call.path["model"],
             encode=encode_model,
         ),
@@ -358,12 +423,14 @@ DIALECT = Dialect(
             ShowAsset(
                 method="GET",
                 path=f"/api/inference/assets/{{asset_id}}{slash}",
+                summary="Send an image; its URL cannot be guessed",
                 decode=lambda call: call.path["asset_id"],
             )
             for slash in ("/", "")
         ),
     ],
     encode_error=encode_error,
+    error=ERROR,
     statuses={
         reasons.ERROR_REASON_PROMPT_TOO_LONG: 413,
         # 404 is not repeated by the package, 503 is; nothing changes within its patience.

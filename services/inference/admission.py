@@ -20,7 +20,7 @@ from services.rpc.principals import Principal
 
 MAX_PREVIEWS = 20
 MOST_PRIORITY = 10
-MAX_NOTES = 50
+MAX_NOTES = 100
 MAX_NOTE_BYTES = 2_000
 MAX_IMAGES_WITHOUT_LIMIT = 1
 SEEDS = 2**32

@@ -28,6 +28,7 @@ from services.inference.admission import (
     model_id,
 )
 from services.inference.jobs import Jobs
+from services.inference.receipt import Receipt
 from services.inference.stand_in import adapt
 from services.inference.watching import Watching
 from services.paging import page_size
@@ -72,21 +73,25 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         check_priority(request.priority, caller())
         model = await self._model(asked.model)
         check_limits(asked, model)
+        await self._jobs.check_free(request.job_id)
         size = None if request.validate_only else await self._input_size(asked)
         generation, notes = admit(asked, model, size)
+        receipt = Receipt(asked, request.receipt, strict=request.strict)
+        receipt.add(notes)
         status = await self._serving(model)
         if status.served_by != model.name:
             model = await self._model(status.served_by)
-            notes += adapt(generation, model)[1]
-        receipt = [*request.receipt, *notes, *ignored(asked, model)]
+            receipt.add(adapt(generation, model)[1])
+        receipt.add(ignored(asked, model))
         if request.validate_only:
-            return Job(generation=generation, receipt=receipt)
+            return Job(generation=generation, receipt=receipt.notes)
         return await self._jobs.create(
             generation,
             dialect=request.dialect,
             served_by=status.served_by,
-            receipt=receipt,
+            receipt=receipt.notes,
             priority=request.priority,
+            job_id=request.job_id,
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:

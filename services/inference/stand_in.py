@@ -88,7 +88,18 @@ def _numbers(adapted: generation_pb2.Generation, model: model_pb2.Model) -> list
         notes.append(_translated("guidance_scale", f"{requested:g}", f"{used:g}"))
     if adapted.input_images and not adapted.HasField("strength"):
         adapted.strength = defaults.strength
-    adapted.step_count = min(adapted.step_count, model.limits.max_step_count)
+    steps, most = adapted.step_count, model.limits.max_step_count
+    if steps > most:
+        adapted.step_count = most
+        notes.append(
+            Note(
+                parameter="step_count",
+                treatment=Note.TREATMENT_CLAMPED,
+                requested=str(steps),
+                used=str(most),
+                reason="the stand-in's most",
+            )
+        )
     return notes
 
 

@@ -37,10 +37,11 @@ class InferenceServiceStub:
     CreateJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CreateJobRequest, _job_pb2.Job]
     """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
     images; sizes, steps and all else; the input assets; the model is being served. Nothing is queued
-    when a check fails. Not idempotent.
+    when a check fails. Not idempotent, but with `job_id` it makes at most one job.
     Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-    FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT or
-    OPERATION_UNSUPPORTED; UNAVAILABLE with MODEL_NOT_SERVING.
+    FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
+    OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
+    MODEL_NOT_SERVING.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
@@ -68,10 +69,11 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     CreateJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CreateJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
     images; sizes, steps and all else; the input assets; the model is being served. Nothing is queued
-    when a check fails. Not idempotent.
+    when a check fails. Not idempotent, but with `job_id` it makes at most one job.
     Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-    FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT or
-    OPERATION_UNSUPPORTED; UNAVAILABLE with MODEL_NOT_SERVING.
+    FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
+    OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
+    MODEL_NOT_SERVING.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
@@ -102,10 +104,11 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
         """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
         images; sizes, steps and all else; the input assets; the model is being served. Nothing is queued
-        when a check fails. Not idempotent.
+        when a check fails. Not idempotent, but with `job_id` it makes at most one job.
         Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-        FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT or
-        OPERATION_UNSUPPORTED; UNAVAILABLE with MODEL_NOT_SERVING.
+        FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
+        OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
+        MODEL_NOT_SERVING.
         """
 
     @_abc_1.abstractmethod

@@ -122,7 +122,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def receipt(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterNote]:
-        """Says what became of parameters that were not simply honoured."""
+        """Says what became of each parameter that the request set; departures come first."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
