@@ -185,11 +185,15 @@ class Device:
             try:
                 begin = self._arrived.get(block=not engine.is_busy)
             except queue.Empty:
-                engine.step()
-                continue
+                begin = engine.step
             if begin is None:
                 return
-            begin()
+            try:
+                begin()
+            except Exception as error:
+                # Without this thread everybody would wait for ever.
+                log.exception("device.step_failed")
+                engine.fail(error)
 
     def _known(self) -> "Engine | None":
         if self._engine.done() and not self._engine.exception():

@@ -190,10 +190,21 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - it goes to whose row it is
             self._end(underway, self._told(error))
 
+    def fail(self, error: Exception) -> None:
+        """End everything that is under way: something went wrong that is no row's own fault."""
+        for underway in dict.fromkeys(self._rows.values()):
+            self._end(underway, error)
+        self._rows.clear()
+        self._batches.clear()
+
     def _end(self, underway: Underway, error: Exception) -> None:
         for row in underway.drawing.rows:
             self._rows.pop(row, None)
-        underway.drawing.abandon()
+        try:
+            underway.drawing.abandon()
+        except Exception:
+            # What cleaning up raises must not keep the caller waiting.
+            log.exception("drawing.not_abandoned")
         self.residency.release(underway.drawing.model)
         underway.outcome.set_exception(error)
 

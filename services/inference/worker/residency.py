@@ -14,7 +14,7 @@ import itertools
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -49,6 +49,8 @@ class Resident:
     Attributes:
         loaded: The model.
         parts: Identifies the content of its parts.
+        storages: The memory of its weights, in bytes by address; looked up once, since adapters
+            change a model's layers while another thread draws with it.
         on_device: False while it is parked in the host's memory.
         uses: How many drawings use it.
         used_at: When it was last used, on the monotonic clock, in seconds.
@@ -56,6 +58,7 @@ class Resident:
 
     loaded: LoadedModel
     parts: Parts
+    storages: Mapping[int, int]
     on_device: bool = True
     uses: int = 0
     used_at: float = field(default_factory=time.monotonic)
@@ -95,7 +98,7 @@ class Residency:
     @property
     def held_bytes(self) -> int:
         """How much of the device's memory models take; what they share counts once."""
-        return _bytes_of(self._models(on_device=True))
+        return _bytes_of(self._residing(on_device=True))
 
     def use(self, name: str) -> LoadedModel | None:
         """Begin to use a model; None if it is not ready, or is about to leave."""
@@ -178,9 +181,10 @@ class Residency:
         parked = self._residents.get(model.name)
         try:
             if parked:
-                needed = _bytes_of([parked.loaded])
+                needed = _bytes_of([parked])
                 if self._has_room(model.name, needed, check):
                     _move(parked.loaded, self._device)
+                    parked.storages = _storages(parked.loaded)
                     parked.on_device = True
             else:
                 self._read(model, progress, check)
@@ -209,7 +213,7 @@ class Residency:
         with Gauge(self._device).told(needed, progress):
             loaded = load(model, place, self._device, self._folders, shared, offloads=offloads)
         with self._changed:
-            self._residents[model.name] = Resident(loaded, parts)
+            self._residents[model.name] = Resident(loaded, parts, _storages(loaded))
 
     def _shared(self, parts: Parts) -> dict[str, torch.nn.Module]:
         """Find the parts of models on the device that have the same content."""
@@ -256,11 +260,12 @@ class Residency:
     def _park_or_drop(self, name: str) -> None:
         resident = self._residents[name]
         staying = [r.loaded for n, r in self._residents.items() if r.on_device and n != name]
-        parked = _bytes_of([resident.loaded, *self._models(on_device=False)])
+        parked = _bytes_of([resident, *self._residing(on_device=False)])
         if resident.loaded.offloads or parked > self._budget.host_bytes:
             self._drop(name)
             return
         _move(resident.loaded, torch.device("cpu"), besides=staying)
+        resident.storages = _storages(resident.loaded)
         resident.on_device = False
         log.info("model.parked", model=name)
         self._empty_cache()
@@ -276,9 +281,9 @@ class Residency:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _models(self, *, on_device: bool) -> list[LoadedModel]:
+    def _residing(self, *, on_device: bool) -> list[Resident]:
         with self._changed:
-            return [r.loaded for r in self._residents.values() if r.on_device == on_device]
+            return [r for r in self._residents.values() if r.on_device == on_device]
 
     def _too_large(self, name: str, needed: int) -> Exhausted:
         pinned = f", and {', '.join(sorted(self._pinned))} stay" if self._pinned else ""
@@ -293,17 +298,20 @@ def _modules(loaded: LoadedModel) -> list[torch.nn.Module]:
     return [part for part in loaded.components.values() if isinstance(part, torch.nn.Module)]
 
 
-def _bytes_of(models: Iterable[LoadedModel]) -> int:
-    """Return how much memory the weights of models take; what they share counts once."""
-    storages = {
-        storage.data_ptr(): storage.nbytes()
-        for loaded in models
-        if not loaded.offloads
+def _storages(loaded: LoadedModel) -> dict[int, int]:
+    if loaded.offloads:
+        return {}
+    tensors = (
+        tensor.untyped_storage()
         for module in _modules(loaded)
         for tensor in itertools.chain(module.parameters(), module.buffers())
-        for storage in (tensor.untyped_storage(),)
-    }
-    return sum(storages.values())
+    )
+    return {storage.data_ptr(): storage.nbytes() for storage in tensors}
+
+
+def _bytes_of(residents: Iterable[Resident]) -> int:
+    """Return how much memory the weights of models take; what they share counts once."""
+    return sum({k: v for resident in residents for k, v in resident.storages.items()}.values())
 
 
 def _move(loaded: LoadedModel, device: torch.device, besides: Iterable[LoadedModel] = ()) -> None:
