@@ -38,6 +38,8 @@ from services.inference.worker.weights import LoadedModel
 from services.rpc.errors import Exhausted, SuiteError
 
 BATCH_ROWS = 8
+# What libraries say of a full memory without an error class of its own.
+FULL = ("not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 log = structlog.get_logger()
 
@@ -143,6 +145,7 @@ class Engine:
         key, started = rows[0].key, time.monotonic()
         if rows[0].module is None:
             self._go_on(rows[0])
+            self._timings.note(key, 1, time.monotonic() - started)
             return
         try:
             self._rows[rows[0]].drawing.turn_to(rows[0])
@@ -231,9 +234,8 @@ class Engine:
 
     def _told(self, error: Exception) -> Exception:
         """Say it clearly if the device's memory is full, and free what can be freed."""
-        # The CPU's allocator has no error class of its own.
         told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not told and "not enough memory" not in str(error):
+        if not told and not any(words in str(error) for words in FULL):
             return error
         error.__traceback__ = None  # its frames hold the tensors
         gc.collect()

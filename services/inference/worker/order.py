@@ -9,6 +9,7 @@ only where that costs it little.
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from services.inference.worker.rows import Row
 
@@ -25,20 +26,26 @@ FAR_MORE = 4
 LITTLE = 2.0
 # How much the last forward counts in the estimate of the next one's time.
 NEWEST = 0.3
+# Of so many keys; those that were timed longest ago are forgotten.
+KEPT = 1000
 
 
 class Timings:
     """How long forwards take, by the key of their rows and by their number, in seconds."""
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[object, int], float] = {}
-        self._latest: dict[object, float] = {}
+        self._seconds: dict[Any, float] = {}
+        self._latest: dict[Any, float] = {}
 
     def note(self, key: object, count: int, seconds: float) -> None:
         """Take a forward of so many rows into account."""
-        before = self._seconds.get((key, count), seconds)
+        before = self._seconds.pop((key, count), seconds)
         self._seconds[key, count] = before + NEWEST * (seconds - before)
+        self._latest.pop(key, None)
         self._latest[key] = self._seconds[key, count]
+        for kept in (self._seconds, self._latest):
+            if len(kept) > KEPT:
+                del kept[next(iter(kept))]
 
     def of(self, key: object, count: int) -> float:
         """Return how long a forward of so many rows takes; 0 where there was none yet."""

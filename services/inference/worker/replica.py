@@ -75,7 +75,7 @@ class Replica:
             self._changed.clear()
             try:
                 self._reachable = await self._find_models()
-                await self._take(await self._report(ttl_seconds=TTL_SECONDS))
+                self._take(await self._report(ttl_seconds=TTL_SECONDS))
                 self._told.set()
                 pause = REPORT_SECONDS
             except SuiteError as error:
@@ -92,6 +92,8 @@ class Replica:
         while True:
             await self._told.wait()
             self._told.clear()
+            for name in self._stopped & self._device.models:
+                await self._device.unload(name)
             while model := self._next():
                 await self._load(model)
                 self._changed.set()
@@ -136,14 +138,12 @@ class Replica:
             and find(model.checkpoint, self._folders, names_of(model))
         }
 
-    async def _take(self, answer: serving_pb2.ReportReplicaResponse) -> None:
+    def _take(self, answer: serving_pb2.ReportReplicaResponse) -> None:
         """Heed what the catalog wants."""
         self._desired = list(answer.desired_models)
         self._stopped = frozenset(answer.stopped_models)
         self._was_ready |= self._device.models
         self._device.pin(answer.pinned_models)
-        for name in self._stopped & self._device.models:
-            await self._device.unload(name)
 
     async def _report(self, ttl_seconds: float) -> serving_pb2.ReportReplicaResponse:
         replica = serving_pb2.Replica(

@@ -177,6 +177,8 @@ class Residency:
         """Load a model; without *check*, only where nobody has to leave for it."""
         if model.name in self.models:
             return 0.0
+        if check:
+            check()
         started = time.monotonic()
         parked = self._residents.get(model.name)
         try:
@@ -255,7 +257,8 @@ class Residency:
             while self._residents[leaving].uses:
                 check()
                 self._changed.wait(PATIENCE_SECONDS)
-            self._park_or_drop(leaving)
+        # Nobody begins to use what is leaving, and moving it may take seconds.
+        self._park_or_drop(leaving)
 
     def _park_or_drop(self, name: str) -> None:
         resident = self._residents[name]
@@ -271,8 +274,8 @@ class Residency:
         self._empty_cache()
 
     def _drop(self, name: str) -> None:
-        del self._residents[name]
-        self._leaving.discard(name)
+        with self._changed:
+            del self._residents[name]
         self._empty_cache()
         log.info("model.unloaded", model=name)
 
