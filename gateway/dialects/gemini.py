@@ -206,7 +206,9 @@ def _spelt(value: Any) -> Any:
         return [_spelt(one) for one in value]
     if not isinstance(value, Mapping):
         return value
-    return Reading({SPELLINGS.get(str(name), str(name)): _spelt(one) for name, one in value.items()})
+    return Reading(
+        {SPELLINGS.get(str(name), str(name)): _spelt(one) for name, one in value.items()}
+    )
 
 
 def _unread(value: Any, place: str) -> Iterator[job_pb2.ParameterNote]:
@@ -230,7 +232,7 @@ def _unread(value: Any, place: str) -> Iterator[job_pb2.ParameterNote]:
 
 def _turns(fields: Fields) -> list[Turn]:
     given = fields.value("contents")
-    if given is None:
+    if given in (None, []):
         fields.blame("contents", "contents is missing", reasons.ERROR_REASON_FIELD_REQUIRED)
         return []
     contents = given if isinstance(given, list) else [given]

@@ -57,12 +57,12 @@ TABLE = [
 ]
 BASE64, URL = "base64", "url"
 ROUTES = [
-    ("/v2/image/flux/generate", {}, "images", BASE64, "black-forest-labs/FLUX-2-pro"),
-    ("/v2/image/gemini-3/generate", {}, "images", BASE64, "google/gemini-3-pro-T2I"),
-    ("/v2/image/gpt-image/generate", {}, "images", URL, "openai/gpt-image-1.5-T2I"),
-    ("/v2/image/gpt-image/edit", {"image": True}, "images", URL, "openai/gpt-image-1.5-I2I"),
-    ("/v2/image/qwen/generate", {}, "urls", URL, "Qwen/qwen-image"),
-    ("/v2/image/qwen/edit", {"image": True}, "urls", URL, "Qwen/qwen-image-edit"),
+    ("/v2/image/flux/generate", "images", BASE64, "black-forest-labs/FLUX-2-pro"),
+    ("/v2/image/gemini-3/generate", "images", BASE64, "google/gemini-3-pro-T2I"),
+    ("/v2/image/gpt-image/generate", "images", URL, "openai/gpt-image-1.5-T2I"),
+    ("/v2/image/gpt-image/edit", "images", URL, "openai/gpt-image-1.5-I2I"),
+    ("/v2/image/qwen/generate", "urls", URL, "Qwen/qwen-image"),
+    ("/v2/image/qwen/edit", "urls", URL, "Qwen/qwen-image-edit"),
 ]
 
 
@@ -94,6 +94,10 @@ def picture(size, form="PNG"):
     return base64.b64encode(png(size, form)).decode()
 
 
+def source_of(path):
+    return {"image": png_base64()} if path.endswith("/edit") else {}
+
+
 def opened(content):
     return Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
 
@@ -122,12 +126,12 @@ async def test_gemini_pictures_have_their_number_of_pixels(stand_in_house, ratio
     assert "aspect_ratio=translated" in reply.headers["x-pictor-receipt"]
 
 
-@pytest.mark.parametrize(("path", "needs", "key", "kind", "model"), ROUTES)
-async def test_each_route_answers_with_its_own_key(stand_in_suite, path, needs, key, kind, model):
+@pytest.mark.parametrize(("path", "key", "kind", "model"), ROUTES)
+async def test_each_route_answers_with_its_own_key(stand_in_suite, path, key, kind, model):
     """
     ``images`` in base64, ``images`` as URLs, or ``urls``; drawn by the model of the page.
     """
-    body = {"prompt": "a red circle", **({"image": png_base64()} if needs else {})}
+    body = {"prompt": "a red circle", **source_of(path)}
     async with stand_in_suite.client() as client:
         reply = await client.post(path, json=body)
         assert reply.status_code == 200, reply.text
@@ -142,15 +146,13 @@ async def test_each_route_answers_with_its_own_key(stand_in_suite, path, needs, 
     assert drawn.size == ((1184, 896) if path.endswith("qwen/edit") else (1024, 1024))
 
 
-@pytest.mark.parametrize(("path", "needs", "key", "kind", "model"), ROUTES)
-async def test_a_task_ends_with_the_answer_of_its_route(
-    stand_in_house, path, needs, key, kind, model
-):
+@pytest.mark.parametrize(("path", "key", "kind", "model"), ROUTES)
+async def test_a_task_ends_with_the_answer_of_its_route(stand_in_house, path, key, kind, model):
     """
     202 with an address; then pending or processing; then the synchronous body, in both places.
     """
     house = stand_in_house
-    body = {"prompt": "a cat", "seed": 7, **({"image": png_base64()} if needs else {})}
+    body = {"prompt": "a cat", "seed": 7, **source_of(path)}
     async with house.client() as client:
         with house.held():
             accepted = await client.post(path, json={**body, "async": True})
@@ -171,6 +173,7 @@ async def test_a_task_ends_with_the_answer_of_its_route(
     assert (done["status"], done["progress"], done["error"]) == ("completed", 1.0, None)
     assert done["result"][key] == done[key]
     assert set(done["result"]) == set(waited)
+    assert done["result"]["model"] == model
     assert done["result"]["seeds"] == waited["seeds"] == [7]
     assert (done["result"][key] == waited[key]) == (kind == BASE64)
 
