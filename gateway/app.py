@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
@@ -65,18 +64,3 @@ def build_app(
         Route("/{path:anything}", Fallback(dialects, [page.path for page in pages])),
     ]
     return Starlette(routes=routes, middleware=[Middleware(RequestLog)], lifespan=lifespan)
-
-
-class _Anything(Convertor[str]):
-    """What is left of a path, line breaks included, which Starlette's ``path`` stops at."""
-
-    regex = "(?s:.*)"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("anything", _Anything())

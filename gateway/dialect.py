@@ -25,7 +25,7 @@ A dialect imports neither the web framework nor gRPC; a test holds that.
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from gateway.causes import ASSET, DRAWING, ENDED, JOB, MODEL, VALUES, WAITING, Causes
@@ -191,6 +191,7 @@ class Operation:
         events: The bodies of server-sent events by name, for operations that stream.
         sends_images: The answer is an image's bytes, or a part of them.
         causes: What may go wrong, beyond what may go wrong with every request.
+        fields: This route's own names for fields of Generation, laid over the dialect's.
     """
 
     sends_images: ClassVar[bool] = False
@@ -208,6 +209,7 @@ class Operation:
     replies: Mapping[int, Schema] = field(default_factory=dict)
     refusals: Mapping[int, str] = field(default_factory=dict)
     events: Mapping[str, Schema] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +225,8 @@ class Generate(Operation):
             last message holds a terminal job, whose Shown carries the contents.
         fit: Adapts the order to the catalog's entry of its model, where the API's rules need it.
         label: Added to the dialect's name in the job, for dialects whose routes answer differently.
+        bare_events: Whether a stream is to hold nothing but the data of events: no names, and no
+            comments. Google's clients read every other line as JSON.
     """
 
     causes: ClassVar[Causes] = (*DRAWING, *WAITING)
@@ -233,6 +237,7 @@ class Generate(Operation):
     stream: Callable[[Shown, inference_service_pb2.WatchJobResponse], Iterable[Event]] | None = None
     fit: Callable[[Order, model_pb2.Model], Order] | None = None
     label: str = ""
+    bare_events: bool = False
     body: Body = Body.JSON
 
 
@@ -383,3 +388,9 @@ class Dialect:
     fields: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 600.0
     error: Schema = field(default_factory=dict)
+
+    def on(self, operation: Operation) -> "Dialect":
+        """Return the dialect with the names for fields that one of its routes has."""
+        if not operation.fields:
+            return self
+        return replace(self, fields={**self.fields, **operation.fields})

@@ -41,7 +41,13 @@ from gateway.dialect import (
     Shown,
     ShowResult,
 )
-from gateway.events import HEARTBEAT, event_response, event_text, with_heartbeats
+from gateway.events import (
+    HEARTBEAT,
+    SILENT_HEARTBEAT,
+    event_response,
+    event_text,
+    with_heartbeats,
+)
 from gateway.fields import check_names
 from gateway.prefer import EARLY_HINTS, HANDLING_STRICT, preferences_of
 from gateway.receipts import Reading, noted
@@ -121,7 +127,8 @@ class Facade:
         """Return the endpoint of one operation."""
 
         async def answer(request: Request) -> Response:
-            visit = Visit(dialect, operation, request, self._preferences, self._call(request))
+            call = self._call(request)
+            visit = Visit(dialect.on(operation), operation, request, self._preferences, call)
             answered = await self._answered(visit)
             if visit.applied:
                 answered.headers["preference-applied"] = ", ".join(visit.applied)
@@ -229,7 +236,7 @@ async def _event_texts(visit: Visit, operation: Generate, order: Order) -> Async
         watched = jobs.watch(visit.suite, name, previews=True)
         async for message in with_heartbeats(watched):
             if message is None:
-                yield HEARTBEAT
+                yield SILENT_HEARTBEAT if operation.bare_events else HEARTBEAT
                 continue
             contents: list[str] = []
             if message.state in jobs.TERMINAL:
@@ -240,7 +247,8 @@ async def _event_texts(visit: Visit, operation: Generate, order: Order) -> Async
                 yield event_text(event.body, name=event.name)
     except SuiteError as error:
         failure = failure_of(visit.dialect, error, operation, visit.job)
-        yield event_text(visit.dialect.encode_error(failure).body, name="error")
+        event_name = "" if operation.bare_events else "error"
+        yield event_text(visit.dialect.encode_error(failure).body, name=event_name)
     finally:
         if not ended:
             # The caller left: this task is being ended too, so another one must do it.

@@ -43,7 +43,21 @@ class Fields:
             )
         self._body = body
         self._form = form
+        self._place = ""
         self._violations: list[Violation] = []
+
+    def within(self, place: str, value: Any) -> "Fields":
+        """
+        Return the fields of an object that stands at *place*; none of them, if it is null.
+
+        What they blame is blamed here: ``check`` raises it too.
+        """
+        if value is not None and not isinstance(value, Mapping):
+            self.blame(place, f"{place} must be an object; it is {_kind(value)}")
+            value = None
+        inner = Fields({} if value is None else value)
+        inner._place, inner._violations = f"{self._place}{place}.", self._violations
+        return inner
 
     def given(self, name: str) -> bool:
         """Say whether the field was sent, null included."""
@@ -63,7 +77,7 @@ class Fields:
         reason: ErrorReason.ValueType = reasons.ERROR_REASON_FIELD_INVALID,
     ) -> None:
         """Add a violation."""
-        self._violations.append(Violation(name, description, reason))
+        self._violations.append(Violation(f"{self._place}{name}", description, reason))
 
     def check(self) -> None:
         """

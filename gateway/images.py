@@ -2,9 +2,12 @@
 
 import base64
 import binascii
+import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from PIL import Image
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2
@@ -12,6 +15,11 @@ from services.rpc.errors import invalid
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/")
+FORMATS = ("PNG", "JPEG", "WEBP")
+# In base64, a multiple of 4. A camera puts its whole preview before what says the size.
+_HEAD_CHARACTERS = 1024 * 1024
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -71,3 +79,38 @@ def decode_base64(text: str, field: str) -> bytes:
             reasons.ERROR_REASON_INPUT_IMAGE_INVALID,
         )
     return content
+
+
+def size_of(file: InputFile) -> tuple[int, int] | None:
+    """
+    Return width and height of an image as it is shown; None where its beginning does not tell.
+
+    Nothing is decoded but the header, and nothing is raised: whether the image is good is said
+    when its turn comes.
+    """
+    source = file.source
+    head = source if isinstance(source, bytes) else _head(source)
+    try:
+        with Image.open(io.BytesIO(head), formats=FORMATS) as image:
+            # The EXIF data of other formats stand behind the pixels.
+            sideways = image.format == "JPEG" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+            return (image.height, image.width) if sideways else image.size
+    except Exception:  # noqa: BLE001 - parsers raise whatever they stumble over
+        return None
+
+
+def _head(text: str) -> bytes:
+    digits = _DATA_URL.sub("", text, count=1)
+    head = _decoded(digits[:_HEAD_CHARACTERS])
+    # Pillow opens only a WebP file that is whole.
+    return _decoded(digits) if head[8:12] == b"WEBP" else head
+
+
+def _decoded(text: str) -> bytes:
+    digits = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
+    # One digit alone is no byte: here the text was cut.
+    digits = digits[:-1] if len(digits) % 4 == 1 else digits
+    try:
+        return base64.b64decode(digits + "=" * (-len(digits) % 4))
+    except (binascii.Error, ValueError):
+        return b""

@@ -10,6 +10,7 @@ import pkgutil
 import re
 from collections.abc import Sequence
 
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, compile_path
 from starlette.types import Receive, Scope, Send
@@ -25,6 +26,21 @@ from services.rpc.errors import NotFound, SuiteError, Unsupported
 _PARAMETER = re.compile(r"\{\w+(:path)?\}")
 
 
+class _Anything(Convertor[str]):
+    """What is left of a path, line breaks included, which Starlette's ``path`` stops at."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
+
+
 def discover() -> list[Dialect]:
     """Return the dialect of every module in ``gateway/dialects``, in the order of their names."""
     package = gateway.dialects
@@ -36,7 +52,7 @@ def dialect_routes(facade: Facade, dialects: Sequence[Dialect]) -> list[Route]:
     """Return one route for each operation of each dialect."""
     return [
         Route(
-            operation.path,
+            _matching_all(operation.path),
             facade.endpoint(dialect, operation),
             methods=[operation.method],
             name=f"{dialect.name} {operation.method} {operation.path}",
@@ -44,6 +60,11 @@ def dialect_routes(facade: Facade, dialects: Sequence[Dialect]) -> list[Route]:
         for dialect in dialects
         for operation in dialect.operations
     ]
+
+
+def _matching_all(path: str) -> str:
+    """Let ``{name:path}`` take line breaks too: what has such a name is not found, in its words."""
+    return path.replace(":path}", ":anything}")
 
 
 class Fallback:
@@ -62,7 +83,8 @@ class Fallback:
         # /v1/models/{m}:predict says more about its owner than /v1/models/{m:path} does.
         operations.sort(key=lambda pair: -len(_PARAMETER.sub("", pair[0].path)))
         self._patterns = [
-            (compile_path(one.path)[0], one.method, dialect) for one, dialect in operations
+            (compile_path(_matching_all(one.path))[0], one.method, dialect)
+            for one, dialect in operations
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

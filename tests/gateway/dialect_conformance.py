@@ -326,7 +326,7 @@ class DialectConformance:
                 job = await house.job(reply.headers["x-pictor-job"])
                 line = reply.headers["x-pictor-receipt"]
                 assert "no_such_parameter=ignored" in line
-                assert line == receipt_line(self.dialect, job.receipt)
+                assert line == receipt_line(self.dialect.on(one), job.receipt)
                 assert all(n.treatment and n.parameter for n in job.receipt)
                 assert all(n.reason for n in job.receipt if n.treatment > n.TREATMENT_HONOURED)
 
