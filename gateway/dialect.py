@@ -223,10 +223,10 @@ class Generate(Operation):
         accept: Writes the job that has only been queued, for orders with Delivery.ACCEPT.
         stream: Writes what one message of the watch means for the caller, for Delivery.STREAM. The
             last message holds a terminal job, whose Shown carries the contents.
+        fail: Writes an error that ends a stream; None for ``encode_error``'s body as ``error``.
         fit: Adapts the order to the catalog's entry of its model, where the API's rules need it.
         label: Added to the dialect's name in the job, for dialects whose routes answer differently.
-        bare_events: Whether a stream is to hold nothing but the data of events: no names, and no
-            comments. Google's clients read every other line as JSON.
+        silent: Keep a stream open without comments, for clients that read every line as JSON.
     """
 
     causes: ClassVar[Causes] = (*DRAWING, *WAITING)
@@ -235,9 +235,10 @@ class Generate(Operation):
     encode: Callable[[Shown], Answer]
     accept: Callable[[Shown], Answer] | None = None
     stream: Callable[[Shown, inference_service_pb2.WatchJobResponse], Iterable[Event]] | None = None
+    fail: Callable[["Failure"], Event] | None = None
     fit: Callable[[Order, model_pb2.Model], Order] | None = None
     label: str = ""
-    bare_events: bool = False
+    silent: bool = False
     body: Body = Body.JSON
 
 

@@ -27,6 +27,7 @@ from gateway.dialect import (
     CancelJob,
     Delivery,
     Dialect,
+    Event,
     Generate,
     ListJobs,
     ListModels,
@@ -236,7 +237,7 @@ async def _event_texts(visit: Visit, operation: Generate, order: Order) -> Async
         watched = jobs.watch(visit.suite, name, previews=True)
         async for message in with_heartbeats(watched):
             if message is None:
-                yield SILENT_HEARTBEAT if operation.bare_events else HEARTBEAT
+                yield SILENT_HEARTBEAT if operation.silent else HEARTBEAT
                 continue
             contents: list[str] = []
             if message.state in jobs.TERMINAL:
@@ -246,15 +247,21 @@ async def _event_texts(visit: Visit, operation: Generate, order: Order) -> Async
             for event in _streamed(operation, visit.shown(order, contents), message):
                 yield event_text(event.body, name=event.name)
     except SuiteError as error:
-        failure = failure_of(visit.dialect, error, operation, visit.job)
-        event_name = "" if operation.bare_events else "error"
-        yield event_text(visit.dialect.encode_error(failure).body, name=event_name)
+        event = _failed(visit, operation, error)
+        yield event_text(event.body, name=event.name)
     finally:
         if not ended:
             # The caller left: this task is being ended too, so another one must do it.
             task = asyncio.ensure_future(jobs.cancel(visit.suite, name))
             _background.add(task)
             task.add_done_callback(_background.discard)
+
+
+def _failed(visit: Visit, operation: Generate, error: SuiteError) -> Event:
+    failure = failure_of(visit.dialect, error, operation, visit.job)
+    if operation.fail:
+        return operation.fail(failure)
+    return Event(visit.dialect.encode_error(failure).body, "error")
 
 
 def _streamed(

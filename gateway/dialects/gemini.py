@@ -464,7 +464,9 @@ def _generating(version: str) -> list[Operation]:
             decode=decode_stream,
             encode=encode_contents,
             stream=stream_content,
-            bare_events=True,
+            # An event's name, or a comment, would be a line that google-genai reads as JSON.
+            fail=lambda failure: Event(encode_error(failure).body),
+            silent=True,
         ),
         draw(
             path=f"{base}:predict",

@@ -165,6 +165,7 @@ def test_the_users_last_turn_is_drawn_from_the_newest_images():
     assert [file.content() for file in order.input_images] == [b"one"]
 
     turns[-1]["parts"].append({"inlineData": {"data": "dHdv"}})
+    turns.append({"role": "model", "parts": [{"inlineData": {"data": "dGhyZWU="}}]})
     order = decode_content(call({"contents": turns}))
     assert [file.content() for file in order.input_images] == [b"two"]
 

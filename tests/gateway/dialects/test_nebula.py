@@ -198,6 +198,16 @@ async def test_both_methods_and_both_paths_draw_and_nothing_keeps_the_answer(hou
     assert reply.headers["cache-control"] == "no-store"
 
 
+async def test_the_answer_names_the_model_as_the_request_did(house):
+    """
+    Also where that is an alias.
+    """
+    async with house.client() as client:
+        reply = await client.post(PATHS[0], json={"model": "shapes", "prompt": "a cat"})
+
+    assert reply.json()["model"] == "shapes"
+
+
 async def test_a_black_mask_is_refused(house):
     """
     There would be nothing to repaint, and nothing is stored.
