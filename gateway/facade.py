@@ -27,6 +27,7 @@ from gateway.dialect import (
     CancelJob,
     Delivery,
     Dialect,
+    Event,
     Generate,
     ListJobs,
     ListModels,
@@ -35,6 +36,7 @@ from gateway.dialect import (
     Order,
     Preferences,
     Reply,
+    RetryJob,
     ShowAsset,
     ShowJob,
     ShowModel,
@@ -239,14 +241,21 @@ async def _event_texts(visit: Visit, operation: Generate, order: Order) -> Async
             for event in _streamed(operation, visit.shown(order, contents), message):
                 yield event_text(event.body, name=event.name)
     except SuiteError as error:
-        failure = failure_of(visit.dialect, error, operation, visit.job)
-        yield event_text(visit.dialect.encode_error(failure).body, name="error")
+        event = _failed(visit, operation, error)
+        yield event_text(event.body, name=event.name)
     finally:
         if not ended:
             # The caller left: this task is being ended too, so another one must do it.
             task = asyncio.ensure_future(jobs.cancel(visit.suite, name))
             _background.add(task)
             task.add_done_callback(_background.discard)
+
+
+def _failed(visit: Visit, operation: Generate, error: SuiteError) -> Event:
+    failure = failure_of(visit.dialect, error, operation, visit.job)
+    if operation.fail:
+        return operation.fail(failure)
+    return Event(visit.dialect.encode_error(failure).body, "error")
 
 
 def _streamed(
@@ -257,7 +266,8 @@ def _streamed(
 
 async def _show_job(visit: Visit, operation: ShowJob) -> Response:
     visit.job = await _get_job(visit, operation.decode(visit.call))
-    contents = await _contents(visit, wanted=operation.contents)
+    wanted = operation.contents(visit.job) if callable(operation.contents) else operation.contents
+    contents = await _contents(visit, wanted=wanted)
     return _job_response(visit, operation.encode(visit.shown(contents=contents)))
 
 
@@ -270,6 +280,14 @@ async def _cancel_job(visit: Visit, operation: CancelJob) -> Response:
     name = f"jobs/{operation.decode(visit.call)}"
     visit.job = await visit.suite.inference.CancelJob(
         inference_service_pb2.CancelJobRequest(name=name)
+    )
+    return _job_response(visit, operation.encode(visit.shown()))
+
+
+async def _retry_job(visit: Visit, operation: RetryJob) -> Response:
+    name = f"jobs/{operation.decode(visit.call)}"
+    visit.job = await visit.suite.inference.RetryJob(
+        inference_service_pb2.RetryJobRequest(name=name)
     )
     return _job_response(visit, operation.encode(visit.shown()))
 
@@ -387,6 +405,7 @@ _HANDLERS: dict[type[Operation], Callable[[Visit, Any], Awaitable[Response]]] = 
     ShowJob: _show_job,
     ListJobs: _list_jobs,
     CancelJob: _cancel_job,
+    RetryJob: _retry_job,
     ShowResult: _show_result,
     ShowAsset: _show_asset,
     ListModels: _list_models,
