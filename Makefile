@@ -34,6 +34,10 @@ test: $(INSTALLED) ## run the tests
 fuzz: $(INSTALLED) ## ask the gateway thousands of things that nobody thought of
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest tests/gateway/test_fuzzing.py
 
+.PHONY: clients
+clients: ## fetch the clients for Node that the tests call
+	@npm install --prefix tests/clients --no-audit --no-fund --no-package-lock
+
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types and protos
 	$(BIN)/ruff format --check .

@@ -56,6 +56,22 @@ async def upload(
         raise invalid(field, f"{field}: {error.message}", error.reason) from None
 
 
+async def fetch(storage: "StorageServiceAsyncStub", url: str, field: str) -> bytes:
+    """
+    Return an image that a caller named by its URL; storage is who goes there.
+
+    Raises:
+        InvalidRequest: If storage does not fetch it; the error names *field*.
+    """
+    call = storage.FetchImage(storage_service_pb2.FetchImageRequest(url=url))
+    try:
+        return b"".join([message.chunk async for message in call])
+    except InvalidRequest as error:
+        raise invalid(field, f"{field}: {error.message}", error.reason) from None
+    finally:
+        call.cancel()
+
+
 async def read_base64(storage: "StorageServiceAsyncStub", name: str) -> str:
     """Return the bytes of an asset in base64."""
     chunks = [chunk async for chunk in read(storage, name)]

@@ -25,6 +25,12 @@ from services.rpc.errors import (
 
 Causes = tuple[SuiteError, ...]
 
+_NOT_SERVING = Unavailable(
+    "nothing serves the model now",
+    reason=reasons.ERROR_REASON_MODEL_NOT_SERVING,
+    retry_after_seconds=1,
+)
+
 ANYWHERE: Causes = (
     Internal("a defect, of which the logs know more"),
     Unavailable("a part of the suite does not answer", retry_after_seconds=1),
@@ -51,6 +57,10 @@ VALUES: Causes = (
 IMAGES: Causes = (
     InvalidRequest("too many images, or too few", reason=reasons.ERROR_REASON_INPUT_IMAGE_COUNT),
     InvalidRequest("an image that is none", reason=reasons.ERROR_REASON_INPUT_IMAGE_INVALID),
+    InvalidRequest(
+        "an image is not found under its URL",
+        reason=reasons.ERROR_REASON_INPUT_IMAGE_UNREACHABLE,
+    ),
     InvalidRequest("an image is too large", reason=reasons.ERROR_REASON_INPUT_IMAGE_TOO_LARGE),
     InvalidRequest(
         "an image of a type that is not accepted",
@@ -68,11 +78,7 @@ DRAWING: Causes = (
     ),
     NotFound("no such model", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),
     AlreadyExists("the id that was chosen for the job is taken"),
-    Unavailable(
-        "nothing serves the model now",
-        reason=reasons.ERROR_REASON_MODEL_NOT_SERVING,
-        retry_after_seconds=1,
-    ),
+    _NOT_SERVING,
 )
 WAITING: Causes = (
     Canceled("the job was canceled"),
@@ -85,6 +91,12 @@ WAITING: Causes = (
 )
 JOB: Causes = (NotFound("no such job", reason=reasons.ERROR_REASON_JOB_NOT_FOUND),)
 ENDED: Causes = (StateConflict("the job has ended already"),)
+AGAIN: Causes = (
+    StateConflict("the job goes on, or has succeeded"),
+    NotFound("an input image is gone", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),
+    NotFound("the model is gone", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),
+    _NOT_SERVING,
+)
 ASSET: Causes = (NotFound("no such image", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),)
 MODEL: Causes = (NotFound("no such model", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),)
 NATIVE: Causes = (

@@ -10,6 +10,7 @@ writes an Answer. What lies between is the facade's; the operation's class says 
       ShowJob       decode -> job id      one of the account's jobs
       ListJobs      decode -> request     the account's jobs
       CancelJob     decode -> job id      end one of the account's jobs
+      RetryJob      decode -> job id      draw once more what failed or was canceled
       ShowResult    decode -> job id      the bytes of a job's first image, once there are some
       ShowAsset     decode -> asset id    the bytes of a public asset
       ListModels                          what there is
@@ -28,7 +29,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from gateway.causes import ASSET, DRAWING, ENDED, JOB, MODEL, VALUES, WAITING, Causes
+from gateway.causes import (
+    AGAIN,
+    ASSET,
+    DRAWING,
+    ENDED,
+    JOB,
+    MODEL,
+    VALUES,
+    WAITING,
+    Causes,
+)
 from gateway.images import InputFile
 from gateway.schemas import Schema
 from pictor.catalog.v1 import model_pb2, serving_pb2
@@ -244,13 +255,20 @@ class Generate(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class ShowJob(Operation):
-    """Show one of the account's jobs; with ``contents``, also its images in base64."""
+    """
+    Show one of the account's jobs.
+
+    Attributes:
+        decode: Reads which.
+        encode: Writes it.
+        contents: Whether the images are wanted in base64 too; a function, where the job decides.
+    """
 
     causes: ClassVar[Causes] = (*JOB, *ASSET)
 
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]
-    contents: bool = False
+    contents: bool | Callable[[job_pb2.Job], bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +284,16 @@ class CancelJob(Operation):
     """End one of the account's jobs."""
 
     causes: ClassVar[Causes] = (*JOB, *ENDED)
+
+    decode: Callable[[Call], str]
+    encode: Callable[[Shown], Answer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryJob(Operation):
+    """Draw once more what one of the account's jobs was to draw; ``encode`` writes the new job."""
+
+    causes: ClassVar[Causes] = (*JOB, *AGAIN)
 
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]

@@ -36,6 +36,7 @@ from gateway.dialect import (
     Order,
     Preferences,
     Reply,
+    RetryJob,
     ShowAsset,
     ShowJob,
     ShowModel,
@@ -272,7 +273,8 @@ def _streamed(
 
 async def _show_job(visit: Visit, operation: ShowJob) -> Response:
     visit.job = await _get_job(visit, operation.decode(visit.call))
-    contents = await _contents(visit, wanted=operation.contents)
+    wanted = operation.contents(visit.job) if callable(operation.contents) else operation.contents
+    contents = await _contents(visit, wanted=wanted)
     return _job_response(visit, operation.encode(visit.shown(contents=contents)))
 
 
@@ -285,6 +287,14 @@ async def _cancel_job(visit: Visit, operation: CancelJob) -> Response:
     name = f"jobs/{operation.decode(visit.call)}"
     visit.job = await visit.suite.inference.CancelJob(
         inference_service_pb2.CancelJobRequest(name=name)
+    )
+    return _job_response(visit, operation.encode(visit.shown()))
+
+
+async def _retry_job(visit: Visit, operation: RetryJob) -> Response:
+    name = f"jobs/{operation.decode(visit.call)}"
+    visit.job = await visit.suite.inference.RetryJob(
+        inference_service_pb2.RetryJobRequest(name=name)
     )
     return _job_response(visit, operation.encode(visit.shown()))
 
@@ -402,6 +412,7 @@ _HANDLERS: dict[type[Operation], Callable[[Visit, Any], Awaitable[Response]]] = 
     ShowJob: _show_job,
     ListJobs: _list_jobs,
     CancelJob: _cancel_job,
+    RetryJob: _retry_job,
     ShowResult: _show_result,
     ShowAsset: _show_asset,
     ListModels: _list_models,

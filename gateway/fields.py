@@ -23,6 +23,8 @@ from services.rpc.errors import InvalidRequest, NotFound, Violation
 TEXT_CHARACTERS = 100_000
 # More than any id has; an error that repeats an id must fit into gRPC's 8 KiB of metadata.
 NAME_CHARACTERS = 500
+# How the content type of a form begins.
+FORM_TYPES = ("multipart/", "application/x-www-form-urlencoded")
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -163,8 +165,8 @@ class Fields:
         self.blame(name, f"{name} must be true or false; it is {_short(value)}")
         return None
 
-    def files(self, name: str) -> list[InputFile]:
-        """Return images: a text, a list of texts, or the uploads of a form."""
+    def files(self, name: str, *, urls: bool = False) -> list[InputFile]:
+        """Return images: a text, a list of texts, or uploads; with *urls*, a text may be one."""
         value = self._body.get(name)
         if value is None:
             return []
@@ -174,7 +176,7 @@ class Fields:
             if isinstance(one, Upload):
                 files.append(InputFile(place, one.content))
             elif isinstance(one, str):
-                files.append(InputFile(place, one))
+                files.append(InputFile(place, one, may_be_url=urls))
             else:
                 self.blame(place, f"{place} must be an image in base64; it is {_kind(one)}")
         return files

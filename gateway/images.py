@@ -14,6 +14,7 @@ from pictor.inference.v1 import generation_pb2
 from services.rpc.errors import invalid
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
+_URL = re.compile(r"\s*https?://", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/")
 FORMATS = ("PNG", "JPEG", "WEBP")
 # In base64, a multiple of 4. A camera puts its whole preview before what says the size.
@@ -40,21 +41,36 @@ class InputFile:
             only when its turn comes, so that checks keep the order that an API documents.
         role: What the image is for.
         convert: Turns the decoded file into the one to be stored, e.g. a mask.
+        fit: Does so for a file that belongs to the first input image, which is its second argument
+            and has been found good by then.
+        may_be_url: The text may be a URL, http or https, under which storage finds the image.
     """
 
     field: str
     source: bytes | str
     role: generation_pb2.InputImage.Role.ValueType = generation_pb2.InputImage.ROLE_UNSPECIFIED
     convert: Callable[[bytes], bytes] | None = None
+    fit: Callable[[bytes, bytes], bytes] | None = None
+    may_be_url: bool = False
 
-    def content(self) -> bytes:
+    @property
+    def url(self) -> str:
+        """The URL under which the image is, or nothing where it came with the request."""
+        source = self.source
+        is_url = self.may_be_url and isinstance(source, str) and _URL.match(source)
+        return str(source).strip() if is_url else ""
+
+    def content(self, fetched: bytes | None = None) -> bytes:
         """
-        Return the file.
+        Return the file, converted.
+
+        Args:
+            fetched: What storage has found under the URL, where there is one.
 
         Raises:
             InvalidRequest: With INPUT_IMAGE_INVALID, if the text is not base64.
         """
-        source = self.source
+        source = self.source if fetched is None else fetched
         content = source if isinstance(source, bytes) else decode_base64(source, self.field)
         return self.convert(content) if self.convert else content
 

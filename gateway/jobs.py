@@ -150,13 +150,21 @@ async def _rehearse(
         if error.reason != reasons.ERROR_REASON_MODEL_NOT_SERVING:
             raise
         not_serving = error
-    contents = [await asyncio.to_thread(file.content) for file in files]
-    for file, content in zip(files, contents, strict=True):
+    contents: list[bytes] = []
+    for file in files:
+        content = await _content(suite, file, contents)
         await assets.upload(suite.storage, content, file.field, validate_only=True)
+        contents.append(content)
     if not_serving:
         # The images' errors come first: trying again later would not make them good.
         raise not_serving
     return contents
+
+
+async def _content(suite: Suite, file: InputFile, before: Sequence[bytes]) -> bytes:
+    fetched = await assets.fetch(suite.storage, file.url, file.field) if file.url else None
+    content = await asyncio.to_thread(file.content, fetched)
+    return await asyncio.to_thread(file.fit, content, before[0]) if file.fit else content
 
 
 def _fill(generation: generation_pb2.Generation, order: Order, names: Sequence[str]) -> None:

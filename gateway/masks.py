@@ -27,7 +27,7 @@ def of(
     fields: Fields, name: str, images: Sequence[InputFile], *, or_transparent: bool = False
 ) -> InputFile | None:
     """Return the mask that stands in a field, for the first of the images; white is repainted."""
-    files = fields.files(name)
+    files = fields.files(name, urls=True)
     if len(files) > 1:
         fields.blame(name, f"{name} must be one image; it is {len(files)}")
     image = images[0] if images else None

@@ -26,6 +26,7 @@ FENCES = {
     "transformers": ("services/inference/worker/",),
     "boto3": ("services/storage/backends/s3.py",),
     "sqlalchemy": ("services/database.py", *(f"services/{name}/store.py" for name in SERVICES)),
+    "httpx": ("services/storage/remote.py",),
     "starlette": ("gateway/",),
     "uvicorn": ("gateway/",),
     "click": ("cli/",),

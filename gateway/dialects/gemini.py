@@ -254,7 +254,11 @@ def _turn(fields: Fields, place: str, content: Any) -> Turn:
             data.value("mimeType")
             source = data.text(key, most=sys.maxsize)
             if source:
-                images.append(InputFile(f"{place}.parts.{index}.{kind}.{key}", source))
+                images.append(
+                    InputFile(
+                        f"{place}.parts.{index}.{kind}.{key}", source, may_be_url=kind == "fileData"
+                    )
+                )
     return Turn(turn.text("role") or "user", texts, images)
 
 

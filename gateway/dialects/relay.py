@@ -100,7 +100,7 @@ _ADDRESS = re.compile(r"0[xX]0{8}([0-9a-fA-F]{32})")
 def decode_flux(call: Call) -> Order:
     """Read POST /v2/image/flux/generate; images to look at keep their order, gaps are closed."""
     fields = Fields(call.body)
-    references = [file for name in FLUX_REFERENCES for file in fields.files(name)]
+    references = [file for name in FLUX_REFERENCES for file in fields.files(name, urls=True)]
     width, height = _flux_side(fields, "width"), _flux_side(fields, "height")
     notes: list[Note] = []
     if references and not (width or height):
@@ -187,7 +187,10 @@ def decode_qwen_edit(call: Call) -> Order:
     size, notes = _size(fields), list[Note]()
     if images and fields.value("size") is None:
         size = _size_of_source(images[0], "size", notes)
-    order = _order(fields, _generation(fields, QWEN_EDIT_MODEL, size), notes=notes)
+    generation = _generation(fields, QWEN_EDIT_MODEL, size)
+    # Of an image that lies elsewhere the size is known only when it has been fetched.
+    generation.shape_from_image = size is None
+    order = _order(fields, generation, notes=notes)
     return dataclasses.replace(order, input_images=images)
 
 
@@ -311,7 +314,7 @@ def _gpt_order(
 
 
 def _sources(fields: Fields) -> list[InputFile]:
-    images = fields.files("image")
+    images = fields.files("image", urls=True)
     if not images and fields.value("image") in (None, []):
         fields.blame("image", "image is missing", reasons.ERROR_REASON_FIELD_REQUIRED)
     return images
@@ -581,7 +584,7 @@ DIALECT = Dialect(
             summary="Say how far a task is, and show its result",
             decode=lambda call: job_id_of(call.path["task_address"]),
             encode=encode_task,
-            contents=True,
+            contents=lambda job: job.dialect.partition("/")[2] not in ("gpt-image", "qwen"),
             reply=TASK,
         ),
     ],

@@ -206,26 +206,29 @@ def _implied_operation(
 def _merge_size(
     merged: generation_pb2.Generation, model: model_pb2.Model, image_size: model_pb2.Size | None
 ) -> list[job_pb2.ParameterNote]:
-    """Let an init image give the size that the request leaves out, as near as the model can."""
-    keeps_size = merged.operation in (
-        model_pb2.OPERATION_IMAGE_TO_IMAGE,
-        model_pb2.OPERATION_INPAINT,
-    )
-    if image_size is None or not keeps_size:
+    """Let the first input image give the size that the request leaves out, as near as possible."""
+    if image_size is None or merged.operation == model_pb2.OPERATION_TEXT_TO_IMAGE:
         return []
+    drawn_anew = merged.operation == model_pb2.OPERATION_EDIT
+    given = merged.HasField("width_px") or merged.HasField("height_px")
+    if drawn_anew and (given or not merged.shape_from_image):
+        return []
+    pixels = image_size.width_px * image_size.height_px
+    if drawn_anew:
+        # The picture is a new one: of the first image it has the shape, of the model the area.
+        pixels = model.parameter_defaults.width_px * model.parameter_defaults.height_px or pixels
     notes = []
-    for field in ("width_px", "height_px"):
-        if merged.HasField(field):
+    for field, used in _fitting_sides(image_size, pixels, model.limits).items():
+        if merged.HasField(field):  # type: ignore[arg-type]  # one of two fields
             continue
-        given = getattr(image_size, field)
-        used = _nearest_side(given, model.limits)
+        asked = getattr(image_size, field)
         setattr(merged, field, used)
-        if used != given:
+        if used != asked:
             notes.append(
                 job_pb2.ParameterNote(
                     parameter=field,
                     treatment=job_pb2.ParameterNote.TREATMENT_TRANSLATED,
-                    requested=str(given),
+                    requested=str(asked),
                     used=str(used),
                     reason="the input image's side, brought to what the model draws",
                 )
@@ -233,9 +236,19 @@ def _merge_size(
     return notes
 
 
-def _nearest_side(side: int, limits: model_pb2.Limits) -> int:
+def _fitting_sides(size: model_pb2.Size, pixels: int, limits: model_pb2.Limits) -> dict[str, int]:
+    """Return the sides of a picture of about this shape and area that the model can draw."""
+    sides = {"width_px": size.width_px, "height_px": size.height_px}
+    area, longest = size.width_px * size.height_px, max(sides.values())
+    scale = math.sqrt(min(pixels, limits.max_pixels) / area)
+    scale = min(scale, limits.max_side_px / longest)
+    return {name: _nearest_side(side * scale, limits) for name, side in sides.items()}
+
+
+def _nearest_side(side: float, limits: model_pb2.Limits) -> int:
     multiple = limits.size_multiple_px
-    rounded = max(multiple, side // multiple * multiple)
+    # A side that is whole but for the last digit of a float must not lose a multiple.
+    rounded = max(multiple, int(side + 1e-6) // multiple * multiple)
     return min(max(rounded, limits.min_side_px), limits.max_side_px)
 
 

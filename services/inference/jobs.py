@@ -78,6 +78,7 @@ class Jobs:
         receipt: Sequence[job_pb2.ParameterNote],
         priority: int = 0,
         job_id: str = "",
+        retry_of: str = "",
     ) -> job_pb2.Job:
         """
         Queue an admitted generation; the job is durable when this returns.
@@ -97,6 +98,7 @@ class Jobs:
             served_by="" if served_by == generation.model else served_by,
             request_id=structlog.contextvars.get_contextvars().get("request_id", ""),
             create_time=_now(),
+            retry_of=retry_of,
         )
         if not await self._store.insert(job):
             raise _taken(job.name)
@@ -147,6 +149,24 @@ class Jobs:
         fitting = _fitting(rows[:count])
         token = encode_token(str(rows[fitting - 1][0])) if len(rows) > fitting else ""
         return [await self._with_progress(job) for _, job in rows[:fitting]], token
+
+    async def ended_badly(self, name: str) -> job_pb2.Job:
+        """
+        Read one of the caller's jobs that may be tried again: it has failed, or was canceled.
+
+        Raises:
+            NotFound: If there is none of this name, or another account's.
+            StateConflict: If it goes on, or has succeeded.
+        """
+        job = await self._own(name)
+        if job.state not in (job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED):
+            state = State.Name(job.state)
+            raise StateConflict(
+                f"the job is {state.removeprefix('STATE_').lower()}; only one that has failed or"
+                " was canceled is tried again",
+                metadata={"job": name, "state": state},
+            )
+        return job
 
     async def cancel(self, name: str) -> job_pb2.Job:
         """

@@ -14,6 +14,7 @@ from pictor.inference.v1.inference_service_pb2 import (
     GetJobRequest,
     ListJobsRequest,
     ListJobsResponse,
+    RetryJobRequest,
     WatchJobRequest,
     WatchJobResponse,
 )
@@ -105,6 +106,21 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def CancelJob(self, request: CancelJobRequest, context: Context) -> Job:
         return await self._jobs.cancel(request.name)
+
+    async def RetryJob(self, request: RetryJobRequest, context: Context) -> Job:
+        before = await self._jobs.ended_badly(request.name)
+        model = await self._model(before.generation.model)
+        await self._input_size(before.generation)
+        status = await self._serving(model)
+        return await self._jobs.create(
+            before.generation,
+            dialect=before.dialect,
+            served_by=status.served_by,
+            receipt=before.receipt,
+            # A priority above 0 was a permission of whoever asked then.
+            priority=min(before.priority, 0),
+            retry_of=before.name,
+        )
 
     async def WatchJob(
         self, request: WatchJobRequest, context: Context

@@ -12,6 +12,7 @@ from pictor.errors.v1 import error_reason_pb2
 from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
 from services.rpc.errors import SuiteError, invalid
 from services.storage.assets import Assets
+from services.storage.remote import RemoteImages
 
 Context = ServicerContext[Any, Any]
 UPLOAD_CHUNK_BYTES = 1024 * 1024
@@ -26,11 +27,13 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
 
     Args:
         assets: The assets of the suite.
+        remote: Images that lie elsewhere.
         base_url: The URL of the gateway, without a slash at its end.
     """
 
-    def __init__(self, assets: Assets, base_url: str) -> None:
+    def __init__(self, assets: Assets, remote: RemoteImages, base_url: str) -> None:
         self._assets = assets
+        self._remote = remote
         self._base_url = base_url
 
     async def CreateAsset(
@@ -82,6 +85,14 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
         """Delete an asset and its bytes."""
         await self._assets.delete(request.name)
         return empty_pb2.Empty()
+
+    async def FetchImage(
+        self, request: storage_service_pb2.FetchImageRequest, context: Context
+    ) -> AsyncIterator[storage_service_pb2.FetchImageResponse]:
+        """Send the bytes of an image that lies elsewhere."""
+        async with contextlib.aclosing(self._remote.fetch(request.url)) as chunks:
+            async for chunk in chunks:
+                yield storage_service_pb2.FetchImageResponse(chunk=chunk)
 
 
 @contextlib.asynccontextmanager

@@ -453,3 +453,16 @@ async def test_nobody_waits_for_a_task(house):
         job = await house.job(reply.headers["x-pictor-job"])
         assert job.state in (job_pb2.Job.STATE_QUEUED, job_pb2.Job.STATE_RUNNING)
     assert await finished(house, reply.headers["x-pictor-job"]) == "STATE_SUCCEEDED"
+
+
+async def test_the_image_of_an_edit_may_be_a_url(house):
+    """
+    Storage is who goes there, and it refuses what is not public: the URL is not taken for base64.
+    """
+    body = {**GOOD, "image": "http://127.0.0.1:9/source.png"}
+    async with house.client() as client:
+        reply = await client.post("/v2/image/qwen/edit", json=body)
+
+    assert reply.status_code == 400
+    assert reply.json()["detail"].startswith("image: ")
+    assert "base64" not in reply.json()["detail"]

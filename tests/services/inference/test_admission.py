@@ -216,3 +216,49 @@ def test_a_stand_in_draws_without_the_adapters_of_another_model():
 
     assert not adapted.loras
     assert [(note.parameter, note.requested) for note in notes] == [("loras", "ink")]
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ((512, 512), (512, 512)),
+        ((4000, 3000), (1168, 880)),
+        ((3000, 100), (2048, 64)),
+        ((64, 4096), (64, 2048)),
+    ],
+)
+def test_a_large_image_keeps_its_shape_within_the_models_limits(given, used):
+    """
+    Both sides shrink alike until area and sides are what the model draws.
+    """
+    size = model_pb2.Size(width_px=given[0], height_px=given[1])
+
+    merged, _ = admit(Generation(prompt="x", input_images=[IMAGE]), model(), size)
+
+    assert (merged.width_px, merged.height_px) == used
+
+
+@pytest.mark.parametrize(
+    ("given", "fields", "used"),
+    [
+        ((1600, 900), {}, (672, 384)),
+        ((90, 160), {}, (384, 672)),
+        ((512, 512), {}, (512, 512)),
+        ((1600, 900), {"width_px": 512, "height_px": 512}, (512, 512)),
+        ((1600, 900), {"width_px": 768}, (768, 512)),
+    ],
+)
+def test_an_edit_may_have_the_shape_of_its_first_image(given, fields, used):
+    """
+    Of the model's own area, if that is wanted; a size that is asked for stays.
+    """
+    edits = model(operations=[model_pb2.OPERATION_EDIT])
+    size = model_pb2.Size(width_px=given[0], height_px=given[1])
+
+    wanted = Generation(prompt="x", input_images=[IMAGE], **fields)
+    without, _ = admit(wanted, edits, size)
+    wanted.shape_from_image = True
+    merged, _ = admit(wanted, edits, size)
+
+    assert (merged.width_px, merged.height_px) == used
+    assert without.height_px == 512

@@ -716,3 +716,61 @@ async def test_a_hundred_watchers_of_one_job_all_see_its_end(service):
     service.executor.gate.set()
 
     assert {ended.state for ended in await asyncio.gather(*watching)} == {Job.STATE_SUCCEEDED}
+
+
+def retry(service, name, account=ALICE):
+    with acting_for(account):
+        return service.stub.RetryJob(inference_service_pb2.RetryJobRequest(name=name))
+
+
+async def test_a_canceled_job_is_retried_as_a_new_one(service):
+    """
+    Everything of it is as before but the id; the old job stays as it ended.
+    """
+    job = await service.create(seed=7)
+    await service.cancel(job.name)
+
+    again = await retry(service, job.name)
+    service.executor.gate.set()
+    ended = await service.ended(again.name)
+
+    assert (again.retry_of, again.name != job.name) == (job.name, True)
+    assert again.generation == job.generation
+    assert again.receipt == job.receipt
+    assert ended.state == Job.STATE_SUCCEEDED
+    assert (await service.get(job.name)).state == Job.STATE_CANCELED
+
+
+async def test_only_what_ended_badly_is_retried(service):
+    """
+    A job that goes on or has succeeded has no need of it.
+    """
+    job = await service.create()
+    with pytest.raises(StateConflict, match=r"the job is (queued|running); only one"):
+        await retry(service, job.name)
+    service.executor.gate.set()
+    await service.ended(job.name)
+    with pytest.raises(StateConflict, match="the job is succeeded"):
+        await retry(service, job.name)
+
+
+async def test_another_accounts_job_is_not_retried(service):
+    """
+    To others it does not exist.
+    """
+    job = await service.create()
+    await service.cancel(job.name)
+
+    with pytest.raises(NotFound):
+        await retry(service, job.name, BOB)
+
+
+@pytest.mark.parametrize(("before", "after"), [(5, 0), (-3, -3)])
+async def test_a_retry_does_not_inherit_the_right_to_go_first(service, before, after):
+    """
+    A priority above 0 was permitted to whoever asked then; one below stays.
+    """
+    job = await service.create(priority=before)
+    await service.cancel(job.name)
+
+    assert (await retry(service, job.name)).priority == after

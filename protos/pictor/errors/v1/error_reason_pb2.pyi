@@ -109,6 +109,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT. The request wants everything honoured, and some of it would be clamped or ignored.
     {"reason": "PARAMETER_NOT_HONOURED", "metadata": {"field": "n"}}
     """
+    ERROR_REASON_INPUT_IMAGE_UNREACHABLE: _ErrorReason.ValueType  # 24
+    """INVALID_ARGUMENT. The image at a URL could not be fetched: no answer in time, or not 200.
+    {"reason": "INPUT_IMAGE_UNREACHABLE", "metadata": {"field": "url"}}
+    """
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND. No model has this id or alias.
     {"reason": "MODEL_NOT_FOUND", "metadata": {"model": "models/a/b"}}
@@ -272,6 +276,10 @@ ERROR_REASON_OPERATION_UNSUPPORTED: ErrorReason.ValueType  # 22
 ERROR_REASON_PARAMETER_NOT_HONOURED: ErrorReason.ValueType  # 23
 """INVALID_ARGUMENT. The request wants everything honoured, and some of it would be clamped or ignored.
 {"reason": "PARAMETER_NOT_HONOURED", "metadata": {"field": "n"}}
+"""
+ERROR_REASON_INPUT_IMAGE_UNREACHABLE: ErrorReason.ValueType  # 24
+"""INVALID_ARGUMENT. The image at a URL could not be fetched: no answer in time, or not 200.
+{"reason": "INPUT_IMAGE_UNREACHABLE", "metadata": {"field": "url"}}
 """
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND. No model has this id or alias.

@@ -46,6 +46,7 @@ class Generation(_message.Message):
     LORAS_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     PREVIEW_COUNT_FIELD_NUMBER: _builtins.int
+    SHAPE_FROM_IMAGE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Names the model: `models/{id}`, or an alias."""
     operation: _model_pb2.Operation.ValueType
@@ -85,6 +86,10 @@ class Generation(_message.Message):
     """
     preview_count: _builtins.int
     """Asks for this many previews spread over the steps, 0 to 20. Omitted: 0."""
+    shape_from_image: _builtins.bool
+    """Gives a picture that EDIT draws anew the shape of the first input image, at the area of the model's
+    own size, where width and height are omitted. Omitted: it has the model's own size.
+    """
     @_builtins.property
     def input_images(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputImage]:
         """Lists the images to start from, in the order in which the model sees them."""
@@ -121,10 +126,11 @@ class Generation(_message.Message):
         loras: _abc.Iterable[Global___Lora] | None = ...,
         output: Global___Output | None = ...,
         preview_count: _builtins.int | None = ...,
+        shape_from_image: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_height_px", b"_height_px", "_image_count", b"_image_count", "_preview_count", b"_preview_count", "_sampler", b"_sampler", "_schedule", b"_schedule", "_seed", b"_seed", "_step_count", b"_step_count", "_strength", b"_strength", "_width_px", b"_width_px", "guidance_scale", b"guidance_scale", "height_px", b"height_px", "image_count", b"image_count", "output", b"output", "preview_count", b"preview_count", "sampler", b"sampler", "schedule", b"schedule", "seed", b"seed", "step_count", b"step_count", "strength", b"strength", "width_px", b"width_px"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_height_px", b"_height_px", "_image_count", b"_image_count", "_preview_count", b"_preview_count", "_sampler", b"_sampler", "_schedule", b"_schedule", "_seed", b"_seed", "_step_count", b"_step_count", "_strength", b"_strength", "_width_px", b"_width_px", "guidance_scale", b"guidance_scale", "height_px", b"height_px", "image_count", b"image_count", "input_images", b"input_images", "loras", b"loras", "mask", b"mask", "model", b"model", "negative_prompt", b"negative_prompt", "operation", b"operation", "output", b"output", "preview_count", b"preview_count", "prompt", b"prompt", "sampler", b"sampler", "schedule", b"schedule", "seed", b"seed", "step_count", b"step_count", "strength", b"strength", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_height_px", b"_height_px", "_image_count", b"_image_count", "_preview_count", b"_preview_count", "_sampler", b"_sampler", "_schedule", b"_schedule", "_seed", b"_seed", "_step_count", b"_step_count", "_strength", b"_strength", "_width_px", b"_width_px", "guidance_scale", b"guidance_scale", "height_px", b"height_px", "image_count", b"image_count", "input_images", b"input_images", "loras", b"loras", "mask", b"mask", "model", b"model", "negative_prompt", b"negative_prompt", "operation", b"operation", "output", b"output", "preview_count", b"preview_count", "prompt", b"prompt", "sampler", b"sampler", "schedule", b"schedule", "seed", b"seed", "shape_from_image", b"shape_from_image", "step_count", b"step_count", "strength", b"strength", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015

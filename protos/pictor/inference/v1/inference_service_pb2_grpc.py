@@ -56,6 +56,11 @@ class InferenceServiceStub:
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/pictor.inference.v1.InferenceService/RetryJob',
+                request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/pictor.inference.v1.InferenceService/WatchJob',
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.WatchJobRequest.SerializeToString,
@@ -105,6 +110,16 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryJob(self, request, context):
+        """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
+        model must be served, and the input assets must be there. Not idempotent.
+        Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
+        JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
         """Sends the job as it is, at once; then each change of state and, at most four times a second, the
         progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -135,6 +150,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
                     request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.CancelJobRequest.FromString,
+                    response_serializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.RetryJobRequest.FromString,
                     response_serializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
@@ -251,6 +271,33 @@ class InferenceService:
             target,
             '/pictor.inference.v1.InferenceService/CancelJob',
             pictor_dot_inference_dot_v1_dot_inference__service__pb2.CancelJobRequest.SerializeToString,
+            pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.inference.v1.InferenceService/RetryJob',
+            pictor_dot_inference_dot_v1_dot_inference__service__pb2.RetryJobRequest.SerializeToString,
             pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
             options,
             channel_credentials,

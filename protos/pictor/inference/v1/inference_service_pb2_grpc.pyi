@@ -55,6 +55,12 @@ class InferenceServiceStub:
     Errors: NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with JOB_STATE_CONFLICT when the job
     has succeeded or failed.
     """
+    RetryJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.RetryJobRequest, _job_pb2.Job]
+    """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
+    model must be served, and the input assets must be there. Not idempotent.
+    Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
+    JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]
     """Sends the job as it is, at once; then each change of state and, at most four times a second, the
     progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -86,6 +92,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     the canceled job. Idempotent for canceled jobs.
     Errors: NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with JOB_STATE_CONFLICT when the job
     has succeeded or failed.
+    """
+    RetryJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RetryJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
+    model must be served, and the input assets must be there. Not idempotent.
+    Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
+    JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Sends the job as it is, at once; then each change of state and, at most four times a second, the
@@ -139,6 +151,18 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         the canceled job. Idempotent for canceled jobs.
         Errors: NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with JOB_STATE_CONFLICT when the job
         has succeeded or failed.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryJob(
+        self,
+        request: _inference_service_pb2.RetryJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
+        model must be served, and the input assets must be there. Not idempotent.
+        Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
+        JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
         """
 
     @_abc_1.abstractmethod
