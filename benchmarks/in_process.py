@@ -23,7 +23,7 @@ from PIL import Image
 from pictor.catalog.v1 import model_pb2
 from pictor.inference.v1.generation_pb2 import Generation
 from pictor.worker.v1 import worker_pb2
-from services.inference.worker.__main__ import go_offline
+from services.inference.worker.__main__ import go_offline, leave
 from services.inference.worker.device import Device
 from services.inference.worker.drawing import Drawing
 from services.inference.worker.inputs import Inputs
@@ -233,7 +233,7 @@ async def ours(
     """Run a device within the block, through the real loading path."""
     from services.inference.worker.engine import Engine  # noqa: PLC0415 - imports torch
 
-    running = Device(lambda: Engine(device, [folder]), device)
+    running = Device(lambda: Engine(device, [folder]), device, leave)
     running.start()
     try:
         yield Ours(running, checkpoint, acceleration)

@@ -20,6 +20,8 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 
+import structlog
+
 from pictor.catalog.v1 import catalog_service_pb2_grpc
 from pictor.storage.v1 import storage_service_pb2_grpc
 from pictor.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
@@ -50,6 +52,11 @@ OFFLINE: Mapping[str, str] = {
     "DIFFUSERS_VERBOSITY": "error",
 }
 
+# EX_SOFTWARE of sysexits.h.
+BROKEN_STATUS = 70
+
+log = structlog.get_logger()
+
 
 @contextlib.asynccontextmanager
 async def running(settings: WorkerSettings, replica_id: str = "") -> AsyncIterator[str]:
@@ -64,7 +71,9 @@ async def running(settings: WorkerSettings, replica_id: str = "") -> AsyncIterat
         OSError: If the address is taken.
     """
     token = service_token(settings.data_dir)
-    torch_thread = Device(lambda: _new_engine(settings), settings.device)
+    torch_thread = Device(
+        lambda: _new_engine(settings), settings.device, leave, settings.step_limit_seconds
+    )
     async with contextlib.AsyncExitStack() as stack:
         accounts, catalog, storage = [
             await stack.enter_async_context(open_channel(where, token))
@@ -102,6 +111,13 @@ async def running(settings: WorkerSettings, replica_id: str = "") -> AsyncIterat
 def new_replica_id() -> str:
     """Make a name for this process."""
     return f"worker-{uuid.uuid4().hex[:12]}"
+
+
+def leave(reason: str) -> None:
+    """End this process at once; whoever waits for it has its work done elsewhere."""
+    log.error("device.broken", reason=reason)
+    sys.stderr.flush()
+    os._exit(BROKEN_STATUS)
 
 
 def announce(bound: str, replica_id: str) -> None:

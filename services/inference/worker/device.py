@@ -4,6 +4,7 @@ The threads of the device: one that draws, step by step, and one that reads weig
 
 import asyncio
 import contextvars
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -15,9 +16,10 @@ import structlog
 from pictor.catalog.v1 import model_pb2
 from pictor.inference.v1.progress_pb2 import Progress
 from pictor.worker.v1 import worker_pb2
-from services.inference.worker.drawing import Drawing
+from services.inference.worker.drawing import DeviceBroken, Drawing
 from services.inference.worker.inputs import Inputs
 from services.inference.worker.reports import Reports
+from services.inference.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from services.inference.worker.engine import Engine
@@ -34,11 +36,23 @@ class Device:
     Args:
         make: Makes the engine, which imports torch: seconds, before which nothing else runs.
         name: What the device is called until the engine knows better.
+        leave: Called, from any thread, when the device will not draw again in this process; it
+            should end the process, so that others draw what this one was given.
+        step_limit_seconds: A step that takes longer will never end.
     """
 
-    def __init__(self, make: Callable[[], "Engine"], name: str) -> None:
+    def __init__(
+        self,
+        make: Callable[[], "Engine"],
+        name: str,
+        leave: Callable[[str], None],
+        step_limit_seconds: float = math.inf,
+    ) -> None:
         self._make = make
         self._name = name
+        self._leave = leave
+        stuck = f"a step took longer than {step_limit_seconds:g} s"
+        self._watchdog = Watchdog(step_limit_seconds, lambda: leave(stuck))
         self._engine: Future[Engine] = Future()
         self._arrived: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._drawing = threading.Thread(target=self._draw_on, name="device", daemon=True)
@@ -48,10 +62,12 @@ class Device:
     def start(self) -> None:
         """Begin to make the engine."""
         self._drawing.start()
+        self._watchdog.start()
 
     def close(self) -> None:
         """Take no more steps, and give up what has not begun."""
         self._arrived.put(None)
+        self._watchdog.close()
         self._loading.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -189,7 +205,11 @@ class Device:
             if begin is None:
                 return
             try:
-                begin()
+                with self._watchdog.watching():
+                    begin()
+            except DeviceBroken as error:
+                self._leave(str(error))
+                return
             except Exception as error:
                 # Without this thread everybody would wait for ever.
                 log.exception("device.step_failed")

@@ -8,6 +8,10 @@ from PIL import Image
 from pictor.inference.v1.job_pb2 import ParameterNote
 
 
+class DeviceBroken(Exception):
+    """The device will not draw again in this process: whatever it is asked now fails."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """

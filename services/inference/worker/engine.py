@@ -24,7 +24,7 @@ import transformers
 from pictor.errors.v1 import error_reason_pb2
 from pictor.worker.v1 import worker_pb2
 from services.inference.worker.batches import Batch
-from services.inference.worker.drawing import Drawing
+from services.inference.worker.drawing import DeviceBroken, Drawing
 from services.inference.worker.drawing_in_progress import DrawingInProgress
 from services.inference.worker.evaluations import Answers
 from services.inference.worker.extras import Shelf
@@ -39,7 +39,14 @@ from services.rpc.errors import Exhausted, SuiteError
 
 BATCH_ROWS = 8
 # What libraries say of a full memory without an error class of its own.
-FULL = ("not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+FULL = (
+    "out of memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+# After an error of a kernel, every further call of the process's context fails with the same.
+BROKEN = "CUDA error"
 
 log = structlog.get_logger()
 
@@ -126,7 +133,7 @@ class Engine:
             drawing = DrawingInProgress(loaded, assignment, inputs, reports, extras)
         except Exception as error:  # noqa: BLE001 - it goes to who waits for the drawing
             self.residency.release(loaded.name)
-            outcome.set_exception(error)
+            outcome.set_exception(self._told(error))
             return
         underway = Underway(drawing, outcome, load_seconds)
         self._rows |= dict.fromkeys(drawing.rows, underway)
@@ -233,9 +240,16 @@ class Engine:
         return self._most_rows.get(key, self._batch_rows)
 
     def _told(self, error: Exception) -> Exception:
-        """Say it clearly if the device's memory is full, and free what can be freed."""
+        """
+        Say it clearly if the device's memory is full, and free what can be freed.
+
+        Raises:
+            DeviceBroken: If the error says that.
+        """
         told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not told and not any(words in str(error) for words in FULL):
+            if isinstance(error, torch.AcceleratorError) or BROKEN in str(error):
+                raise DeviceBroken(str(error).partition("\n")[0]) from error
             return error
         error.__traceback__ = None  # its frames hold the tensors
         gc.collect()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from services.inference.worker.devices import AUTO, devices
 from services.rpc.process import ProcessSettings
-from services.rpc.settings import address, count, setting, switch
+from services.rpc.settings import address, count, seconds, setting, switch
 
 MODELS = pathlib.Path(__file__).parents[3] / "models"
 
@@ -77,6 +77,12 @@ class WorkerSettings(ProcessSettings):
         "",
         memory,
         "Host memory for models that made room on a GPU; empty: a share of what is free.",
+    )
+    step_limit_seconds: float = setting(
+        "PICTOR_STEP_LIMIT_SECONDS",
+        "600",
+        seconds,
+        "How long one step may take before the device process is taken for stuck and replaced.",
     )
     keep: bool = setting(
         "PICTOR_WORKER_KEEP",

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import time
 
 import pytest
@@ -21,7 +22,7 @@ async def device(engine, tmp_path):
     """A device of this test's own, with two models to load."""
     for name in ("one", "two"):
         save_tiny_model(tmp_path / name)
-    device = Device(lambda: type(engine)("cpu", [tmp_path]), "cpu")
+    device = Device(lambda: type(engine)("cpu", [tmp_path]), "cpu", lambda _reason: None)
     device.start()
     yield device
     device.close()
@@ -121,7 +122,7 @@ async def test_an_engine_that_cannot_be_made_is_each_drawings_error():
     def broken():
         raise Internal("no such device")
 
-    device = Device(broken, "cuda:9")
+    device = Device(broken, "cuda:9", lambda _reason: None)
     device.start()
     started = time.monotonic()
     with pytest.raises(Internal, match="no such device"):
@@ -145,3 +146,66 @@ async def test_a_defect_of_the_engine_ends_what_is_under_way_and_no_more(device)
     engine._most_rows = {}
 
     assert (await Attempt(device).drawing).images
+
+
+@pytest.fixture
+def left():
+    """Why the process would have ended."""
+    return []
+
+
+async def leaving(engine, tmp_path, left, **options):
+    """Start a device that notes when it gives itself up, with a drawing under way."""
+    save_tiny_model(tmp_path / "one")
+    device = Device(lambda: type(engine)("cpu", [tmp_path]), "cpu", left.append, **options)
+    device.start()
+    attempt = Attempt(device, step_count=900)
+    await attempt.until_step(3)
+    return device, attempt
+
+
+async def until_left(left):
+    async with asyncio.timeout(10):
+        # Told by another thread, as above.
+        while not left:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_step_that_never_ends_ends_the_process(engine, tmp_path, left):
+    """
+    The watchdog says so after the limit, and not before.
+    """
+    release = threading.Event()
+    device, attempt = await leaving(engine, tmp_path, left, step_limit_seconds=1.0)
+    device._arrived.put(release.wait)
+    await until_left(left)
+    release.set()
+    attempt.reports.stop()
+    with pytest.raises(Canceled):
+        await attempt.drawing
+    device.close()
+
+    assert left == ["a step took longer than 1 s"]
+
+
+async def test_a_broken_context_ends_the_process(engine, tmp_path, left):
+    """
+    After an error of a kernel each further call fails: the jobs are drawn by another process
+    instead of failing one by one.
+    """
+    import torch  # only here
+
+    device, attempt = await leaving(engine, tmp_path, left)
+
+    def broken(*_arguments, **_named):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access\nmore")
+
+    loaded = device._engine.result().residency.use("models/one")
+    loaded.components["unet"].forward = broken
+    await until_left(left)
+    failed = attempt.drawing.done()
+    device.close()
+    attempt.drawing.cancel()
+
+    assert left == ["CUDA error: an illegal memory access"]
+    assert not failed
