@@ -33,7 +33,10 @@ UPLOAD_SECONDS = 300.0
 DETAILS_KEY = "grpc-status-details-bin"
 log = structlog.get_logger()
 OPTIONS = [
-    ("grpc.keepalive_time_ms", 30_000),
+    # A line that is half open is noticed within 20 s, also by who only waits for news;
+    # gRPC counts from the last answer, and waits a minute for the next unless told.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     # The suite's processes start together: a second's wait, gRPC's own, would show in each start.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),

@@ -54,7 +54,7 @@ async def running_server(
         interceptors=[CallInterceptor(authenticator, token)],
         options=[
             ("grpc.max_receive_message_length", MESSAGE_BYTES),
-            # Channels of the suite ping idle streams every 30 s, to learn of a lost peer; gRPC's
+            # Channels of the suite ping idle streams every 10 s, to learn of a lost peer; gRPC's
             # own default takes three of these for an attack and hangs up.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
