@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
+from services.inference.refinement import check_refinement
 from services.inference.samplers import check_sampler
 from services.rpc.errors import InvalidRequest, invalid
 from services.rpc.principals import Principal
@@ -41,7 +42,8 @@ def check_limits(generation: generation_pb2.Generation, model: model_pb2.Model) 
         InvalidRequest: With FIELD_REQUIRED, PROMPT_TOO_LONG or INPUT_IMAGE_COUNT.
     """
     limits, images = model.limits, len(generation.input_images)
-    if not generation.prompt.strip() and not images:
+    webui = generation.prompt_syntax == generation_pb2.Generation.PROMPT_SYNTAX_WEBUI
+    if not generation.prompt.strip() and not images and not webui:
         raise invalid("generation.prompt", "prompt is empty", reasons.ERROR_REASON_FIELD_REQUIRED)
     for field in ("prompt", "negative_prompt"):
         length = len(getattr(generation, field))
@@ -129,6 +131,7 @@ def admit(
     _check_numbers(merged, model.limits)
     check_sampler(merged.sampler, merged.schedule)
     _check_rest(merged)
+    check_refinement(merged, model)
     return merged, notes
 
 

@@ -7,13 +7,16 @@ from grpc.aio import ServicerContext
 
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc, model_pb2, serving_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
-from pictor.inference.v1 import generation_pb2, inference_service_pb2_grpc
+from pictor.inference.v1 import generation_pb2, inference_service_pb2_grpc, sampler_pb2
 from pictor.inference.v1.inference_service_pb2 import (
     CancelJobRequest,
     CreateJobRequest,
+    FinishJobRequest,
     GetJobRequest,
     ListJobsRequest,
     ListJobsResponse,
+    ListSamplersRequest,
+    ListSamplersResponse,
     WatchJobRequest,
     WatchJobResponse,
 )
@@ -28,6 +31,7 @@ from services.inference.admission import (
     model_id,
 )
 from services.inference.jobs import Jobs
+from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
 from services.inference.watching import Watching
 from services.paging import page_size
@@ -90,7 +94,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
-        return await self._jobs.get(request.name)
+        return await self._jobs.get(request.name, preview=request.include_preview)
 
     async def ListJobs(self, request: ListJobsRequest, context: Context) -> ListJobsResponse:
         jobs, token = await self._jobs.page(
@@ -100,6 +104,22 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def CancelJob(self, request: CancelJobRequest, context: Context) -> Job:
         return await self._jobs.cancel(request.name)
+
+    async def FinishJob(self, request: FinishJobRequest, context: Context) -> Job:
+        return await self._jobs.finish(request.name)
+
+    async def ListSamplers(
+        self, request: ListSamplersRequest, context: Context
+    ) -> ListSamplersResponse:
+        return ListSamplersResponse(
+            samplers=[
+                sampler_pb2.Sampler(name=s.name, scheduler=s.scheduler, schedules=s.schedules)
+                for s in available_samplers()
+            ],
+            schedules=[
+                sampler_pb2.Schedule(name=s.name, label=s.label) for s in SCHEDULES.values()
+            ],
+        )
 
     async def WatchJob(
         self, request: WatchJobRequest, context: Context

@@ -17,6 +17,7 @@ from services.rpc.settings import SettingError, setting
 from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
+from services.storage.resizing import Resizer
 from services.storage.servicer import StorageServicer
 from services.storage.store import open_store
 
@@ -80,7 +81,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         served = Served(
             SERVICE,
             storage_service_pb2_grpc.add_StorageServiceServicer_to_server,
-            StorageServicer(assets, settings.base_url),
+            StorageServicer(assets, Resizer(spool_dir), settings.base_url),
         )
         authenticator = AccountsAuthenticator(accounts)
         yield await stack.enter_async_context(

@@ -20,7 +20,7 @@ from services.inference.executor import DeviceLost, ExecutorSettings
 from services.inference.worker.__main__ import WorkerSettings
 from services.rpc.channels import open_channel
 from services.rpc.errors import DeadlineExceeded, Unavailable
-from services.rpc.principals import SUITE, become
+from services.rpc.principals import SUITE, become, caller
 from services.rpc.settings import read
 
 MODULE = "services.inference.worker"
@@ -94,6 +94,19 @@ class LocalExecutor:
             raise DeviceLost("the process ended") from None
         finally:
             call.cancel()
+
+    async def finish(self, job: str) -> None:
+        """Tell the process that what it has of a job is enough."""
+        if self._channel is None or not self._up.is_set():
+            return
+        stub = worker_service_pb2_grpc.WorkerServiceStub(self._channel)
+        request = worker_service_pb2.FinishRequest(job=job)
+        before = caller()
+        become(SUITE)
+        try:
+            await stub.Finish(request)
+        finally:
+            become(before)
 
     def _kill(self) -> None:
         """End a process that does not answer: it may hang, and would be given the next job."""

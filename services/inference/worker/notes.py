@@ -63,6 +63,14 @@ def of_unused(generation: generation_pb2.Generation, family: Family) -> Iterator
             yield _note(ParameterNote.TREATMENT_IGNORED, field, shown, "", reason)
 
 
+def of_interruption(taken: int, count: int) -> Iterator[ParameterNote]:
+    """Say that the drawing was ended before its last step."""
+    if taken < count:
+        reason = "the job was interrupted; the picture is unfinished"
+        clamped = ParameterNote.TREATMENT_CLAMPED
+        yield _note(clamped, "step_count", str(count), str(taken), reason)
+
+
 def of_schedule(choice: Choice, config: Mapping[str, Any]) -> Iterator[ParameterNote]:
     """Say that the model's own sampler does not know the schedule."""
     if all(config.get(key) == value for key, value in choice.schedule.options.items()):

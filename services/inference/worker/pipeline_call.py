@@ -130,6 +130,9 @@ class PipelineCall:
         done = (index + 1) * each // pipeline.num_timesteps
         self.row.standing.remaining_steps = each - done
         step = self.on_step(self.index, done, each)
+        if self.reports.is_enough:
+            # The pipeline decodes what it has. It takes no notice before its first step.
+            pipeline._interrupt = True  # noqa: SLF001 - diffusers' documented way to end a call
         if index + 1 == pipeline.num_timesteps:
             _require_finite(bool(torch.isfinite(tensors["latents"]).all()))
             return tensors

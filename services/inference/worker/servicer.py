@@ -8,7 +8,12 @@ from grpc.aio import ServicerContext
 
 from pictor.errors.v1 import error_reason_pb2
 from pictor.worker.v1 import worker_pb2, worker_service_pb2_grpc
-from pictor.worker.v1.worker_service_pb2 import RunRequest, RunResponse
+from pictor.worker.v1.worker_service_pb2 import (
+    FinishRequest,
+    FinishResponse,
+    RunRequest,
+    RunResponse,
+)
 from services.inference.worker.attempts import Attempts
 from services.rpc.errors import invalid
 
@@ -36,6 +41,13 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         async with contextlib.aclosing(self._attempts.run(request.assignment, limit)) as reports:
             async for report in reports:
                 yield RunResponse(report=report)
+
+    async def Finish(
+        self, request: FinishRequest, context: ServicerContext[FinishRequest, FinishResponse]
+    ) -> FinishResponse:
+        """Let an attempt end with what it has."""
+        self._attempts.finish(request.job)
+        return FinishResponse()
 
 
 def _require(assignment: worker_pb2.Assignment) -> None:

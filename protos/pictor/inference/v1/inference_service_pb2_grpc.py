@@ -56,6 +56,16 @@ class InferenceServiceStub:
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.FinishJob = channel.unary_unary(
+                '/pictor.inference.v1.InferenceService/FinishJob',
+                request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.SerializeToString,
+                response_deserializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.ListSamplers = channel.unary_unary(
+                '/pictor.inference.v1.InferenceService/ListSamplers',
+                request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersRequest.SerializeToString,
+                response_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/pictor.inference.v1.InferenceService/WatchJob',
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.WatchJobRequest.SerializeToString,
@@ -104,6 +114,23 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FinishJob(self, request, context):
+        """Ends a running job early with what there is: no further step is taken, and the unfinished pictures
+        become its result. A queued job is canceled. Answers with the job as it is then, which may still be
+        decoding. Idempotent; changes nothing about a job that has ended.
+        Errors: NOT_FOUND with JOB_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSamplers(self, request, context):
+        """Lists the samplers and schedules that a request may name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
         """Sends the job as it is, at once; then each change of state and, at most four times a second, the
         progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -135,6 +162,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.CancelJobRequest.FromString,
                     response_serializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'FinishJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishJob,
+                    request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.FromString,
+                    response_serializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'ListSamplers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSamplers,
+                    request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersRequest.FromString,
+                    response_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -251,6 +288,60 @@ class InferenceService:
             '/pictor.inference.v1.InferenceService/CancelJob',
             pictor_dot_inference_dot_v1_dot_inference__service__pb2.CancelJobRequest.SerializeToString,
             pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.inference.v1.InferenceService/FinishJob',
+            pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.SerializeToString,
+            pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSamplers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.inference.v1.InferenceService/ListSamplers',
+            pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersRequest.SerializeToString,
+            pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class WorkerServiceStub:
     Errors of the call itself: INVALID_ARGUMENT with FIELD_REQUIRED; UNAVAILABLE with
     SERVICE_UNAVAILABLE when the process is stopping. Everything else is Report.error.
     """
+    Finish: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.FinishRequest, _worker_service_pb2.FinishResponse]
+    """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
+    Does nothing where the job does not run here.
+    """
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -54,6 +58,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     goes away, the device stops at the next step and nothing more is stored.
     Errors of the call itself: INVALID_ARGUMENT with FIELD_REQUIRED; UNAVAILABLE with
     SERVICE_UNAVAILABLE when the process is stopping. Everything else is Report.error.
+    """
+    Finish: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.FinishRequest, _worker_service_pb2.FinishResponse]  # type: ignore[assignment]
+    """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
+    Does nothing where the job does not run here.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -71,6 +79,16 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         goes away, the device stops at the next step and nothing more is stored.
         Errors of the call itself: INVALID_ARGUMENT with FIELD_REQUIRED; UNAVAILABLE with
         SERVICE_UNAVAILABLE when the process is stopping. Everything else is Report.error.
+        """
+
+    @_abc_1.abstractmethod
+    def Finish(
+        self,
+        request: _worker_service_pb2.FinishRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.FinishResponse, _abc.Awaitable[_worker_service_pb2.FinishResponse]]:
+        """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
+        Does nothing where the job does not run here.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
