@@ -33,7 +33,8 @@ from services.inference.worker.passes import (
     counted,
     tile_boxes,
 )
-from services.inference.worker.pipeline_call import PipelineCall, Texts
+from services.inference.worker.pipeline_call import WEBUI, PipelineCall, Texts
+from services.inference.worker.prompts import plain
 from services.inference.worker.reports import Reports
 from services.inference.worker.rows import Row, Standing
 from services.inference.worker.weights import LoadedModel
@@ -70,7 +71,9 @@ class DrawingInProgress:
         reports: Reports,
     ) -> None:
         model = assignment.model
-        generation, inputs, self._close_up = _prepared(assignment.generation, inputs)
+        asked = _readable(assignment.generation, loaded.family)
+        self._unread = list(notes.of_prompts(assignment.generation, asked))
+        generation, inputs, self._close_up = _prepared(asked, inputs)
         operation = _operation(generation, inputs)
         loaded.require(operation)
         _require_few(inputs.references, loaded.family, operation)
@@ -122,6 +125,7 @@ class DrawingInProgress:
         images = [self._finished(row.picture) for row in self.rows]
         call, drawn = self._passes[0].call, self._passes[0].drawn
         receipt = [
+            *self._unread,
             *self._clamped,
             *notes.of_size(self._shape, self._model),
             *notes.of_own_size(drawn, self._shape),
@@ -228,6 +232,18 @@ class DrawingInProgress:
         kept = resized(self._inputs.image, self._shape.requested)
         mask = resized(self._inputs.mask, self._shape.requested, Image.Resampling.NEAREST)
         return Image.composite(result, kept, mask)
+
+
+def _readable(generation: generation_pb2.Generation, family: Family) -> generation_pb2.Generation:
+    """Leave the signs out of the prompts where the family's encoder does not know them."""
+    if generation.prompt_syntax != WEBUI or family.reads_attention:
+        return generation
+    read = generation_pb2.Generation()
+    read.CopyFrom(generation)
+    for message in (read, read.hires) if read.HasField("hires") else (read,):
+        message.prompt = plain(message.prompt)
+        message.negative_prompt = plain(message.negative_prompt)
+    return read
 
 
 def _prepared(

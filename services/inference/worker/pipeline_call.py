@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 
 from pictor.errors.v1 import error_reason_pb2
+from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.progress_pb2 import Preview, Progress
 from services.inference.samplers import Choice, name_of
 from services.inference.worker import previews
+from services.inference.worker.attention import Conditions
 from services.inference.worker.evaluations import Evaluator
 from services.inference.worker.families.family import Canvas
 from services.inference.worker.frames import Frame, resized
@@ -25,12 +27,20 @@ from services.inference.worker.rows import Row
 from services.inference.worker.weights import LoadedModel
 from services.rpc.errors import Internal
 
+WEBUI = generation_pb2.Generation.PROMPT_SYNTAX_WEBUI
+
 
 class Texts:
     """Encoded prompts, made once for all images of a drawing: their calls ask for the same."""
 
     def __init__(self) -> None:
         self._made: list[Any] = []
+        self._conditions: Conditions | None = None
+
+    def conditions(self, generation: generation_pb2.Generation) -> Conditions:
+        """Return what prompts with signs are at each step."""
+        self._conditions = self._conditions or Conditions(generation)
+        return self._conditions
 
     def once(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         """Make a function that computes what no other image's call has computed before it."""
@@ -79,6 +89,7 @@ class PipelineCall:
     row: Row = field(init=False)
     previews_shown: int = 0
     predictions: previews.Predictions | None = None
+    conditions: Conditions | None = None
 
     @property
     def sampler(self) -> str:
@@ -106,12 +117,22 @@ class PipelineCall:
             generator=torch.Generator("cpu").manual_seed(self.seed),
             output_type="np",
             callback_on_step_end=self._on_step_end,
+            **self._changing(),
         ).images[0]
         return _picture(drawn)
 
+    def _changing(self) -> dict[str, list[str]]:
+        if self.conditions is None or not self.conditions.changes:
+            return {}
+        return {"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+
     def _pipeline(self) -> Any:
         pipeline = self.loaded.pipeline(self.canvas.operation, self.choice)
-        if hasattr(pipeline, "encode_prompt"):
+        generation = self.canvas.generation
+        if generation.prompt_syntax == WEBUI and self.loaded.family.reads_attention:
+            self.conditions = self.texts.conditions(generation)
+            pipeline.encode_prompt = self.conditions.encode_prompt(pipeline)
+        elif hasattr(pipeline, "encode_prompt"):
             pipeline.encode_prompt = self.texts.once(pipeline.encode_prompt)
         if record := self.loaded.family.denoiser:
             module = getattr(pipeline, record.part)
@@ -138,6 +159,8 @@ class PipelineCall:
             return tensors
         if self.preview_count:
             self._show(done, each, step, tensors["latents"])
+        if "prompt_embeds" in tensors and self.conditions:
+            tensors["prompt_embeds"] = self.conditions.after(pipeline, done)
         if not self.loaded.family.denoiser:
             self.row.give_way()
         return tensors

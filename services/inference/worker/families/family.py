@@ -82,6 +82,8 @@ class Family:
             class that the checkpoint names.
         rough_picture: Makes pictures (n, 3, height, width) in -1 to 1 from a pipeline and its
             spatial latents, for previews. None: the family has no previews.
+        reads_attention: The prompts' syntax of AUTOMATIC1111 is applied: the pipelines have CLIP's
+            encoders, and take embeddings of any length. Other families are given the words alone.
         spatial: Makes spatial latents (n, channels, height, width) from a pipeline, what its
             callback gives and the canvas's size. None: the callback gives them so.
     """
@@ -98,4 +100,5 @@ class Family:
     max_references: Mapping[Operation.ValueType, int] = field(default_factory=dict)
     readers: Mapping[str, Callable[[pathlib.Path], Any]] = field(default_factory=dict)
     rough_picture: Callable[[Any, Any], Any] | None = None
+    reads_attention: bool = False
     spatial: Callable[[Any, Any, Size], Any] | None = None

@@ -14,10 +14,11 @@ FAMILY = Family(
     size_multiple_px=8,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"negative_prompt", "guidance_scale", "sampler", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "sampler", "schedule", "clip_skip"}),
     # In float16 the decoder overflows; diffusers then computes it in float32, slowly.
     dtype="bfloat16",
     left_out=("feature_extractor", "image_encoder"),
     options={"add_watermarker": False},
     rough_picture=rough_picture,
+    reads_attention=True,
 )
