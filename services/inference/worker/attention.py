@@ -14,6 +14,8 @@ import torch
 from pictor.inference.v1 import generation_pb2
 from services.inference.worker.prompts import BREAK, at_step, parts
 
+LEAST_RATIO = 0.02
+
 
 class Chunk(NamedTuple):
     """The ids of a part of a prompt, with its beginning and its end, and each one's weight."""
@@ -110,8 +112,10 @@ def weighted(embeds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     if bool((weights == 1).all()):
         return embeds
     scaled = embeds.float() * weights[None, :, None].to(embeds.device)
-    restored: torch.Tensor = scaled * (embeds.float().mean() / scaled.mean())
-    # Weights that leave nothing, or far too much, are none.
+    ratio = embeds.float().mean() / scaled.mean()
+    # Where the mean is next to nothing, the ratio of two such is noise.
+    restored = scaled * ratio if LEAST_RATIO < float(ratio) < 1 / LEAST_RATIO else scaled
+    # Weights that are far too large are none.
     return restored.to(embeds.dtype) if bool(torch.isfinite(restored).all()) else embeds
 
 

@@ -3,7 +3,7 @@ import pytest
 from pictor.inference.v1 import generation_pb2
 from services.inference.worker.families import families
 from tests.services.inference.worker.conftest import Drawer
-from tests.services.inference.worker.families.test_stable_diffusion_xl import TestStableDiffusionXl
+from tests.services.inference.worker.families import test_stable_diffusion_xl as xl
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 WEBUI = generation_pb2.Generation.PROMPT_SYNTAX_WEBUI
@@ -21,7 +21,7 @@ def weigh(request, engine, model, tmp_path_factory):
 
         torch.manual_seed(0)
         folder = tmp_path_factory.mktemp("xl") / request.param
-        TestStableDiffusionXl.save(folder)
+        xl.TestStableDiffusionXL.save(folder)
         checkpoint = model_pb2.Checkpoint(folder=request.param)
         two = model_pb2.Model(name="models/xl", family=request.param, checkpoint=checkpoint)
         drawer = Drawer(type(engine)("cpu", [folder.parent]), two)

@@ -159,8 +159,8 @@ def test_an_interrupted_drawing_ends_with_what_it_has(draw):
     draw.on_report = None
 
     notes = {note.parameter: note.used for note in drawing.receipt}
-    assert int(notes["step_count"]) == 3
-    assert max(one.step for one in draw.progress) == 3
+    assert int(notes["step_count"]) == 2
+    assert max(one.step for one in draw.progress) == 2
     assert drawing.images[0].size == (SIDE, SIDE)
 
 
