@@ -528,3 +528,31 @@ async def test_sillytavern_draws(suite):
 
     assert drawn.status_code == 200
     assert drawn.json()["images"][0]
+
+
+async def test_the_relays_documented_request(stand_in_suite):
+    """
+    A prompt alone takes the documented defaults: the model, 20 steps, 512 by 512, guidance of 7.
+    """
+    async with stand_in_suite.client() as client:
+        reply = await client.post(
+            "/v2/automatic1111/sdapi/v1/txt2img", json={"prompt": "a red circle"}
+        )
+        job = (await client.get(f"/pictor/v1/jobs/{reply.headers['x-pictor-job']}")).json()
+
+    drawn = job["generation"]
+    with Image.open(io.BytesIO(base64.b64decode(reply.json()["images"][0]))) as image:
+        assert image.size == (512, 512)
+    assert drawn["model"] == "models/Realistic_Vision_V5.1.safetensors"
+    assert (drawn["stepCount"], drawn["guidanceScale"]) == (20, 7.0)
+
+
+async def test_where_no_encoder_knows_attention_the_words_are_drawn(stand_in_suite):
+    """
+    The signs are no error, whatever the model.
+    """
+    body = {"prompt": "a (red:1.2) [circle|square]", "model": "FLUX.1-schnell", **QUICK}
+    async with stand_in_suite.client() as client:
+        reply = await client.post("/sdapi/v1/txt2img", json=body)
+
+    assert reply.status_code == 200, reply.text
