@@ -30,6 +30,14 @@ serve: $(INSTALLED) ## run the whole suite and show a command that draws a pictu
 test: $(INSTALLED) ## run the tests
 	@$(BIN)/python -m pytest
 
+.PHONY: fuzz
+fuzz: $(INSTALLED) ## ask the gateway thousands of things that nobody thought of
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest tests/gateway/test_fuzzing.py
+
+.PHONY: clients
+clients: ## fetch the clients for Node that the tests call
+	@npm install --prefix tests/clients --no-audit --no-fund --no-package-lock
+
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types and protos
 	$(BIN)/ruff format --check .

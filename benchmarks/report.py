@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+class NotMeasurable(Exception):
+    """Raised where the machine lacks what a benchmark needs; the message says what."""
+
+
 @dataclass(frozen=True)
 class Row:
     """
@@ -12,10 +16,13 @@ class Row:
 
     Attributes:
         claim: What was measured.
-        ours: Seconds of each repeat, or MB.
-        baseline: The same of what it is compared with; empty where there is a limit instead.
+        ours: Seconds, images a second or megabytes of each repeat, see ``unit``.
+        baseline: The same of what it is compared with, repeat by repeat; empty where there is a
+            limit instead.
         goal: The greatest permitted ratio, or the limit itself. None where there is none.
         unit: Of ``ours`` and ``baseline``.
+        at_least: The goal is the least permitted ratio instead.
+        note: Where the time goes, or what else belongs to the claim.
     """
 
     claim: str
@@ -23,32 +30,46 @@ class Row:
     baseline: Sequence[float] = ()
     goal: float | None = None
     unit: str = "s"
+    at_least: bool = False
+    note: str = ""
+
+    @property
+    def ratios(self) -> list[float]:
+        """Each repeat's own ratio: what else the machine did then befell both sides of it."""
+        return [ours / theirs for ours, theirs in zip(self.ours, self.baseline, strict=True)]
 
     @property
     def value(self) -> float:
-        """The ratio of the medians, or the median itself where there is no baseline."""
-        if not self.baseline:
-            return statistics.median(self.ours)
-        return statistics.median(self.ours) / statistics.median(self.baseline)
+        """The median of the ratios, or of our own values where there is no baseline."""
+        return statistics.median(self.ratios if self.baseline else self.ours)
 
     @property
     def verdict(self) -> str:
         """Whether the goal is reached."""
         if self.goal is None:
             return ""
-        return "reached" if self.value <= self.goal else "missed"
+        reached = self.value >= self.goal if self.at_least else self.value <= self.goal
+        return "reached" if reached else "missed"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Write rows as a Markdown table."""
+    """Write rows as a Markdown table, and their notes below it."""
     lines = ["| claim | ours | baseline | value | goal | |", "|---|---|---|---|---|---|"]
     for row in rows:
-        goal = "" if row.goal is None else f"{row.goal:g}"
+        sign = "≥" if row.at_least else "≤"
+        goal = "" if row.goal is None else f"{sign} {row.goal:g}"
         lines.append(
             f"| {row.claim} | {_spread(row.ours, row.unit)} | {_spread(row.baseline, row.unit)}"
-            f" | {row.value:.3g} | {goal} | {row.verdict} |"
+            f" | {_value(row)} | {goal} | {row.verdict} |"
         )
-    return "\n".join(lines)
+    notes = [f"- {row.claim}: {row.note}" for row in rows if row.note]
+    return "\n".join([*lines, "", *notes] if notes else lines)
+
+
+def _value(row: Row) -> str:
+    if not row.baseline:
+        return f"{row.value:.3g}"
+    return f"{row.value:.3g} ({min(row.ratios):.3g} to {max(row.ratios):.3g})"
 
 
 def _spread(values: Sequence[float], unit: str) -> str:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import httpx
@@ -114,9 +114,15 @@ class Suite:
 
 
 @contextlib.contextmanager
-def suite_in(data_dir: pathlib.Path) -> Iterator[Suite]:
-    """Start a suite with its data in *data_dir*, and stop it at the end of the block."""
-    address = f"127.0.0.1:{_free_port()}"
+def suite_in(data_dir: pathlib.Path, settings: Mapping[str, str] | None = None) -> Iterator[Suite]:
+    """
+    Start a suite with its data in *data_dir*, and stop it at the end of the block.
+
+    Args:
+        data_dir: Of this suite only.
+        settings: Further variables of its environment.
+    """
+    address = f"127.0.0.1:{free_port()}"
     ports = {
         f"PICTOR_{part}_ADDRESS": "127.0.0.1:0"
         for part in ("ACCOUNTS", "CATALOG", "INFERENCE", "STORAGE")
@@ -125,7 +131,7 @@ def suite_in(data_dir: pathlib.Path) -> Iterator[Suite]:
     process = subprocess.Popen(
         [sys.executable, "-m", "services"],
         cwd=ROOT,
-        env={**environ, "PICTOR_DATA_DIR": str(data_dir)},
+        env={**environ, "PICTOR_DATA_DIR": str(data_dir), **(settings or {})},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -138,7 +144,8 @@ def suite_in(data_dir: pathlib.Path) -> Iterator[Suite]:
         process.wait(30)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -8,6 +8,8 @@ from google.protobuf.json_format import MessageToDict
 
 from cli import table
 from cli.connection import CliSettings, connected, run
+from cli.pull import pull
+from cli.serving import serve, stop
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from pictor.catalog.v1.model_pb2 import Limits, Model, Operation
 from pictor.catalog.v1.serving_pb2 import ServingStatus
@@ -23,11 +25,21 @@ class Served:
     status: ServingStatus
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print everything that is known, as JSON.")
-@click.pass_obj
-def models(settings: CliSettings, as_json: bool) -> None:
+@click.pass_context
+def models(context: click.Context, as_json: bool) -> None:
     """List the models: what they do, and whether they draw now."""
+    if context.invoked_subcommand is None:
+        show(context.obj, as_json)
+
+
+for command in (pull, serve, stop):
+    models.add_command(command)
+
+
+def show(settings: CliSettings, as_json: bool) -> None:
+    """Print the models, as a table or as JSON."""
     served = run(listed(settings))
     if as_json:
         click.echo(json.dumps([as_dict(one) for one in served], indent=2))
@@ -73,8 +85,11 @@ def state(status: ServingStatus) -> str:
     if status.served_by and status.served_by != status.model:
         return f"stand-in {status.served_by.removeprefix('models/')}"
     name = ServingStatus.State.Name(status.state).removeprefix("STATE_").lower().replace("_", " ")
-    failed = status.state == ServingStatus.STATE_FAILED
-    return f"{name}: {status.detail}" if failed else name
+    if status.state == ServingStatus.STATE_FAILED:
+        return f"{name}: {status.detail}"
+    if status.loaded_fraction and not status.ready_replicas:
+        name += f", {status.loaded_fraction:.0%} read"
+    return f"{name}, pinned" if status.pinned else name
 
 
 def limits(bounds: Limits) -> str:

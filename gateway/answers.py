@@ -7,15 +7,19 @@ envelope.
 
 import math
 import re
+from collections.abc import Sequence
 
 import structlog
 from starlette.responses import JSONResponse, Response
 
 from gateway.dialect import Answer, Dialect, Failure, Operation
+from gateway.receipts import treatment_of
 from gateway.status import RequestTimeout, status_of
 from pictor.inference.v1 import job_pb2
-from services.rpc.errors import Internal, SuiteError, Unauthenticated, Violation
+from services.rpc.errors import AlreadyExists, Internal, SuiteError, Unauthenticated, Violation
 
+# Proxies give all headers of a response together 4 or 8 KiB.
+RECEIPT_CHARACTERS = 1000
 _NOT_A_TOKEN = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -33,15 +37,22 @@ def job_headers(dialect: Dialect, job: job_pb2.Job | None) -> dict[str, str]:
     if job.served_by:
         headers["x-pictor-served-by"] = job.served_by.removeprefix("models/")
     if job.receipt:
-        notes = dict.fromkeys(_note(dialect, note) for note in job.receipt)
-        headers["x-pictor-receipt"] = "; ".join(notes)
+        headers["x-pictor-receipt"] = receipt_line(dialect, job.receipt)
     return headers
 
 
-def _note(dialect: Dialect, note: job_pb2.ParameterNote) -> str:
-    name = _NOT_A_TOKEN.sub("_", _field(dialect, note.parameter))[:40]
-    treatment = job_pb2.ParameterNote.Treatment.Name(note.treatment)
-    return f"{name}={treatment.removeprefix('TREATMENT_').lower()}"
+def receipt_line(dialect: Dialect, notes: Sequence[job_pb2.ParameterNote]) -> str:
+    """Write a receipt in short, in the dialect's names: ``n=clamped; size=honoured``."""
+    treatments: dict[str, str] = {}
+    for note in notes:
+        name = _NOT_A_TOKEN.sub("_", _field(dialect, note.parameter))[:40]
+        # Width and height may be one parameter; departures come first, and they count.
+        treatments.setdefault(name, treatment_of(note))
+    line = "; ".join(f"{name}={treatment}" for name, treatment in treatments.items())
+    if len(line) <= RECEIPT_CHARACTERS:
+        return line
+    shown = line[:RECEIPT_CHARACTERS].rpartition("; ")[0]
+    return f"{shown}; more={len(treatments) - shown.count('; ') - 1}"
 
 
 def refusal(
@@ -73,6 +84,9 @@ def error_headers(error: SuiteError) -> dict[str, str]:
         headers["retry-after"] = str(math.ceil(error.retry_after_seconds))
     if isinstance(error, RequestTimeout):
         headers["connection"] = "close"
+    if isinstance(error, AlreadyExists):
+        # The openai package repeats every 409; the same id is taken each time.
+        headers["x-should-retry"] = "false"
     if "allow" in error.metadata:
         headers["allow"] = error.metadata["allow"]
     return headers
@@ -100,7 +114,10 @@ def in_words_of(dialect: Dialect, error: SuiteError) -> SuiteError:
         ],
     )
     field_ = error.metadata.get("field", "")
-    renamed.message = _words(dialect, field_, error.message)
+    if error.message == "; ".join(v.description for v in error.violations):
+        renamed.message = "; ".join(v.description for v in renamed.violations)
+    else:
+        renamed.message = _words(dialect, field_, error.message)
     renamed.metadata["field"] = _field(dialect, field_)
     return renamed
 

@@ -14,6 +14,8 @@ from gateway.facade import Facade
 from gateway.health import Index, livez, readyz
 from gateway.middleware import RequestLog
 from gateway.native import PREFIX, NativeApi
+from gateway.openapi import describe
+from gateway.reference import reference_routes
 from gateway.routes import Fallback, dialect_routes
 from gateway.suite import Suite
 from services.rpc.authentication import AccountsAuthenticator
@@ -41,6 +43,7 @@ def build_app(
     """
     door = Door(require_key=require_key)
     facade = Facade(door, preferences)
+    native = NativeApi(door)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -52,11 +55,12 @@ def build_app(
         Route("/", Index(dialects), methods=["GET"]),
         Route("/livez", livez),
         Route("/readyz", readyz),
+        *reference_routes(describe(dialects, native.bindings, preferences.base_url)),
     ]
     routes = [
         *pages,
         *dialect_routes(facade, dialects),
-        Route(f"{PREFIX}/{{path:path}}", NativeApi(door)),
-        Route("/{path:path}", Fallback(dialects, [page.path for page in pages])),
+        Route(f"{PREFIX}/{{path:anything}}", native),
+        Route("/{path:anything}", Fallback(dialects, [page.path for page in pages])),
     ]
     return Starlette(routes=routes, middleware=[Middleware(RequestLog)], lifespan=lifespan)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from gateway.dialect import Resizing
+from gateway.images import InputFile
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.storage.v1 import asset_pb2, storage_service_pb2
 from services.rpc.errors import InvalidRequest, NotFound, invalid
@@ -64,7 +65,7 @@ async def resized(storage: "StorageServiceAsyncStub", wanted: Resizing) -> str:
     Raises:
         InvalidRequest: If storage does not take it; the error names the picture's field.
     """
-    content = await asyncio.to_thread(wanted.file.content)
+    content = await content_of(storage, wanted.file)
     steps = wanted.steps or [storage_service_pb2.Resize(factor=1)]
     try:
         for step in steps:
@@ -85,6 +86,33 @@ async def _resize(
 
     chunks = [message.chunk async for message in storage.ResizeImage(messages())]
     return b"".join(chunks)
+
+
+async def content_of(storage: "StorageServiceAsyncStub", file: InputFile) -> bytes:
+    """
+    Return an image that came with a request, or that it named by its URL, converted.
+
+    Raises:
+        InvalidRequest: If it cannot be had; the error names its field.
+    """
+    fetched = await fetch(storage, file.url, file.field) if file.url else None
+    return await asyncio.to_thread(file.content, fetched)
+
+
+async def fetch(storage: "StorageServiceAsyncStub", url: str, field: str) -> bytes:
+    """
+    Return an image that a caller named by its URL; storage is who goes there.
+
+    Raises:
+        InvalidRequest: If storage does not fetch it; the error names *field*.
+    """
+    call = storage.FetchImage(storage_service_pb2.FetchImageRequest(url=url))
+    try:
+        return b"".join([message.chunk async for message in call])
+    except InvalidRequest as error:
+        raise invalid(field, f"{field}: {error.message}", error.reason) from None
+    finally:
+        call.cancel()
 
 
 async def read_base64(storage: "StorageServiceAsyncStub", name: str) -> str:

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from gateway.dialect import Body
+from gateway.fields import FORM_TYPES
 from gateway.images import Upload
 from gateway.status import RequestTimeout
 from pictor.errors.v1 import error_reason_pb2 as reasons
@@ -171,7 +172,7 @@ def parse(content: bytes, media_type: str, kind: Body) -> Any:
     Raises:
         InvalidRequest: With BODY_INVALID.
     """
-    is_form = media_type.lower().startswith(("multipart/", "application/x-www-form-urlencoded"))
+    is_form = media_type.lower().startswith(FORM_TYPES)
     if kind is Body.FORM or (kind is Body.JSON_OR_FORM and is_form):
         return parse_form(content, media_type)
     if kind is Body.OPTIONAL_JSON and not content.strip():

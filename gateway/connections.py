@@ -3,12 +3,17 @@ Connections that wait only so long, and heads that are only so large: uvicorn bo
 
 A connection that sends nothing, or its head or body byte by byte, would otherwise hold its place
 for ever. ``bodies`` answers slow bodies that somebody reads; this closes all the rest.
+
+ASGI has no informational responses with headers of one's own either: ``hint_of`` sends them.
 """
 
 import asyncio
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_SECONDS = 30.0
 # Longer than bodies.Patience has, so that a reader of the body can still answer 408.
@@ -20,6 +25,19 @@ _HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
+
+_HINT = "pictor.early_hints"
+
+Hint = Callable[[Mapping[str, str]], None]
+
+
+def hint_of(scope: Scope) -> Hint | None:
+    """
+    Return what sends headers ahead of a request's response, with status 103; None where HTTP does
+    not permit it, or another server than ours is in front.
+    """
+    hint: Hint | None = scope.get("state", {}).get(_HINT)
+    return hint
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -69,6 +87,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_body, self._head_bytes = True, 0
         self._expect_within(self.body_seconds)
         super().on_headers_complete()
+        # A client of HTTP/1.0 would take the first response for the last one.
+        if self.cycle and self.cycle.scope is self.scope and self.scope["http_version"] == "1.1":
+            hint = functools.partial(self._hint, self.cycle)
+            self.scope["state"][_HINT] = hint
 
     def on_message_complete(self) -> None:
         """Leave the time to the gateway; but uvicorn's own clock does not follow a late body."""
@@ -83,6 +105,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._in_body:
             self._expect_within(self.linger_seconds)
+
+    def _hint(self, cycle: RequestResponseCycle, headers: Mapping[str, str]) -> None:
+        if cycle.response_started or cycle.disconnected or self.transport.is_closing():
+            return
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(f"HTTP/1.1 103 Early Hints\r\n{lines}\r\n".encode("latin-1"))
 
     def _answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

@@ -10,27 +10,44 @@ writes an Answer. What lies between is the facade's; the operation's class says 
       ShowJob       decode -> job id      one of the account's jobs
       ListJobs      decode -> request     the account's jobs
       CancelJob     decode -> job id      end one of the account's jobs
+      RetryJob      decode -> job id      draw once more what failed or was canceled
       ShowResult    decode -> job id      the bytes of a job's first image, once there are some
       ShowAsset     decode -> asset id    the bytes of a public asset
       ListModels                          what there is
       ShowModel     decode -> model id    one of them
       ListServing                         what is being served
       Reply                               an answer that depends on nothing but the call
-      Choose      decode -> choices       what the caller prefers from now on
-      FinishJobs  decode -> states        end the caller's own jobs with what they have
-      Resize      decode -> pictures      pictures in another size, and no job
+      Choose        decode -> choices       what the caller prefers from now on
+      FinishJobs    decode -> states        end the caller's own jobs with what they have
+      Resize        decode -> pictures      pictures in another size, and no job
 
 What an operation needs to know besides the call, it lists in ``needs``; the Call then holds it.
+
+Each operation also says in JSON Schema what it reads and writes; ``/openapi.json`` is made of that,
+and the tests hold replies against it. The statuses of errors follow from the operation's class.
 
 A dialect imports neither the web framework nor gRPC; a test holds that.
 """
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
+from gateway.causes import (
+    AGAIN,
+    ASSET,
+    DRAWING,
+    ENDED,
+    IMAGES,
+    JOB,
+    MODEL,
+    VALUES,
+    WAITING,
+    Causes,
+)
 from gateway.images import InputFile
+from gateway.schemas import Schema
 from pictor.catalog.v1 import model_pb2, serving_pb2
 from pictor.errors.v1.error_reason_pb2 import ErrorReason
 from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2, sampler_pb2
@@ -218,14 +235,36 @@ class Operation:
         scope: What the key must permit.
         body: What is read before ``decode``.
         needs: What is looked up before ``decode``.
+        summary: What it does, for people, in one line.
+        query: The parameters of the query by name; all of them may be left out.
+        request: The body. Of an operation that takes a form too, what both have in common.
+        form: The form, where it is not what ``request`` says.
+        reply: The body of the answer with status 200.
+        replies: The bodies of answers with another status that is no error, such as 202.
+        refusals: Statuses of errors beyond those of the operation's class, and what each means.
+        events: The bodies of server-sent events by name, for operations that stream.
+        sends_images: The answer is an image's bytes, or a part of them.
+        causes: What may go wrong, beyond what may go wrong with every request.
+        fields: This route's own names for fields of Generation, laid over the dialect's.
     """
 
+    sends_images: ClassVar[bool] = False
+    causes: ClassVar[Causes] = VALUES
     method: str
     path: str
     public: bool = False
     scope: str = "inference"
     body: Body = Body.NONE
     needs: Sequence[Need] = ()
+    summary: str = ""
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    request: Schema = field(default_factory=dict)
+    form: Schema = field(default_factory=dict)
+    reply: Schema = field(default_factory=dict)
+    replies: Mapping[int, Schema] = field(default_factory=dict)
+    refusals: Mapping[int, str] = field(default_factory=dict)
+    events: Mapping[str, Schema] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,26 +278,41 @@ class Generate(Operation):
         accept: Writes the job that has only been queued, for orders with Delivery.ACCEPT.
         stream: Writes what one message of the watch means for the caller, for Delivery.STREAM. The
             last message holds a terminal job, whose Shown carries the contents.
+        fail: Writes an error that ends a stream; None for ``encode_error``'s body as ``error``.
         fit: Adapts the order to the catalog's entry of its model, where the API's rules need it.
         label: Added to the dialect's name in the job, for dialects whose routes answer differently.
+        silent: Keep a stream open without comments, for clients that read every line as JSON.
     """
+
+    causes: ClassVar[Causes] = (*DRAWING, *WAITING)
 
     decode: Callable[[Call], Order]
     encode: Callable[[Shown], Answer]
     accept: Callable[[Shown], Answer] | None = None
     stream: Callable[[Shown, inference_service_pb2.WatchJobResponse], Iterable[Event]] | None = None
+    fail: Callable[["Failure"], Event] | None = None
     fit: Callable[[Order, model_pb2.Model], Order] | None = None
     label: str = ""
+    silent: bool = False
     body: Body = Body.JSON
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowJob(Operation):
-    """Show one of the account's jobs; with ``contents``, also its images in base64."""
+    """
+    Show one of the account's jobs.
+
+    Attributes:
+        decode: Reads which.
+        encode: Writes it.
+        contents: Whether the images are wanted in base64 too; a function, where the job decides.
+    """
+
+    causes: ClassVar[Causes] = (*JOB, *ASSET)
 
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]
-    contents: bool = False
+    contents: bool | Callable[[job_pb2.Job], bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +327,18 @@ class ListJobs(Operation):
 class CancelJob(Operation):
     """End one of the account's jobs."""
 
+    causes: ClassVar[Causes] = (*JOB, *ENDED)
+
+    decode: Callable[[Call], str]
+    encode: Callable[[Shown], Answer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryJob(Operation):
+    """Draw once more what one of the account's jobs was to draw; ``encode`` writes the new job."""
+
+    causes: ClassVar[Causes] = (*JOB, *AGAIN)
+
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]
 
@@ -286,6 +352,9 @@ class ShowResult(Operation):
     are shown: no other dialect says that knowing a job's id opens its picture.
     """
 
+    sends_images: ClassVar[bool] = True
+    causes: ClassVar[Causes] = (*JOB, *ASSET)
+
     decode: Callable[[Call], str]
     encode: Callable[[Shown], Answer]
     wait_seconds: float = 30.0
@@ -296,6 +365,9 @@ class ShowResult(Operation):
 class ShowAsset(Operation):
     """Send the bytes of a public asset: whole, or a range. An asset's id cannot be guessed."""
 
+    sends_images: ClassVar[bool] = True
+    causes: ClassVar[Causes] = ASSET
+
     decode: Callable[[Call], str]
     public: bool = True
 
@@ -304,12 +376,16 @@ class ShowAsset(Operation):
 class ListModels(Operation):
     """List the models, those that nothing serves included."""
 
+    causes: ClassVar[Causes] = ()
+
     encode: Callable[[Sequence[model_pb2.Model]], Answer]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowModel(Operation):
     """Show one model."""
+
+    causes: ClassVar[Causes] = MODEL
 
     decode: Callable[[Call], str]
     encode: Callable[[model_pb2.Model], Answer]
@@ -318,6 +394,8 @@ class ShowModel(Operation):
 @dataclass(frozen=True, kw_only=True)
 class ListServing(Operation):
     """List what is being served."""
+
+    causes: ClassVar[Causes] = ()
 
     encode: Callable[[Sequence[serving_pb2.ServingStatus]], Answer]
 
@@ -334,6 +412,8 @@ class Reply(Operation):
 class Choose(Operation):
     """Keep what the caller prefers in this dialect; None forgets a choice."""
 
+    causes: ClassVar[Causes] = (*VALUES, *MODEL)
+
     decode: Callable[[Call], Mapping[str, Any]]
     encode: Callable[[Mapping[str, Any]], Answer]
     body: Body = Body.JSON
@@ -342,6 +422,8 @@ class Choose(Operation):
 @dataclass(frozen=True, kw_only=True)
 class FinishJobs(Operation):
     """End those of the account's jobs of this dialect that are in one of *states*, early."""
+
+    causes: ClassVar[Causes] = ()
 
     encode: Callable[[Call], Answer]
     states: Sequence[job_pb2.Job.State.ValueType] = (
@@ -353,6 +435,8 @@ class FinishJobs(Operation):
 @dataclass(frozen=True, kw_only=True)
 class Resize(Operation):
     """Send pictures back in other sizes: PNG files in base64, in the order in which they came."""
+
+    causes: ClassVar[Causes] = (*VALUES, *IMAGES)
 
     decode: Callable[[Call], Sequence["Resizing"]]
     encode: Callable[[Call, Sequence[str]], Answer]
@@ -414,6 +498,7 @@ class Dialect:
         encode_error: Writes an error. Pure.
         fields: The API's names for fields of Generation, e.g. ``{"step_count": "steps"}``.
         wait_seconds: How long a caller is kept waiting for a job before it is told to come back.
+        error: The body of every error.
     """
 
     name: str
@@ -425,3 +510,10 @@ class Dialect:
     statuses: Mapping[ErrorReason.ValueType, int] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 600.0
+    error: Schema = field(default_factory=dict)
+
+    def on(self, operation: Operation) -> "Dialect":
+        """Return the dialect with the names for fields that one of its routes has."""
+        if not operation.fields:
+            return self
+        return replace(self, fields={**self.fields, **operation.fields})

@@ -12,6 +12,8 @@ T = TypeVar("T")
 HEARTBEAT_SECONDS = 15.0
 # What goes out while there is nothing to say; clients skip lines that begin with a colon.
 HEARTBEAT = ": heartbeat\n\n"
+# For clients that do not skip them; what says nothing may be an empty line too.
+SILENT_HEARTBEAT = "\n"
 
 
 def event_text(body: Any, *, name: str = "", event_id: str = "") -> str:

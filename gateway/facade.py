@@ -7,6 +7,7 @@ wrong on the way becomes the dialect's own words for it, here and nowhere else.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from gateway import assets, jobs
 from gateway.answers import failure_of, internal_error, job_headers, refusal, response
 from gateway.auth import Door
 from gateway.bodies import read_body
+from gateway.connections import hint_of
 from gateway.dialect import (
     Answer,
     Call,
@@ -26,6 +28,7 @@ from gateway.dialect import (
     Choose,
     Delivery,
     Dialect,
+    Event,
     FinishJobs,
     Generate,
     ListJobs,
@@ -36,15 +39,24 @@ from gateway.dialect import (
     Preferences,
     Reply,
     Resize,
+    RetryJob,
     ShowAsset,
     ShowJob,
     ShowModel,
     Shown,
     ShowResult,
 )
-from gateway.events import HEARTBEAT, event_response, event_text, with_heartbeats
+from gateway.events import (
+    HEARTBEAT,
+    SILENT_HEARTBEAT,
+    event_response,
+    event_text,
+    with_heartbeats,
+)
 from gateway.fields import check_names
 from gateway.found import active_jobs, all_models, choose, look_up
+from gateway.prefer import EARLY_HINTS, HANDLING_STRICT, preferences_of
+from gateway.receipts import Reading, noted
 from gateway.suite import Suite
 from pictor.catalog.v1 import catalog_service_pb2
 from pictor.inference.v1 import inference_service_pb2, job_pb2
@@ -53,6 +65,7 @@ from services.rpc.errors import (
     NotFound,
     SuiteError,
     from_status,
+    invalid,
 )
 
 T = TypeVar("T")
@@ -60,6 +73,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 log = structlog.get_logger()
 
+# Says in requests which id the job shall have, and in answers which one it has.
+JOB_HEADER = "x-pictor-job"
+_JOB_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 # Tasks that outlive their request; the loop itself keeps only weak references.
 _background: set[asyncio.Task[None]] = set()
 
@@ -71,6 +87,7 @@ class Visit:
 
     Attributes:
         job: The job it is about, as far as it is known; an error's answer tells of it.
+        applied: The caller's preferences that were followed.
     """
 
     dialect: Dialect
@@ -79,11 +96,19 @@ class Visit:
     preferences: Preferences
     call: Call
     job: job_pb2.Job | None = field(default=None)
+    applied: list[str] = field(default_factory=list)
 
     @property
     def suite(self) -> Suite:
         """The services."""
         return self.request.state.suite  # type: ignore[no-any-return]  # the lifespan put it there
+
+    def prefers(self, preference: str) -> bool:
+        """Say whether the caller prefers something, which is then to be followed."""
+        asked = preference in preferences_of(self.request.headers.getlist("prefer"))
+        if asked and preference not in self.applied:
+            self.applied.append(preference)
+        return asked
 
     def shown(self, order: Order | None = None, contents: Iterable[str] = ()) -> Shown:
         """Return the job as a dialect wants it."""
@@ -107,16 +132,24 @@ class Facade:
         """Return the endpoint of one operation."""
 
         async def answer(request: Request) -> Response:
-            visit = Visit(dialect, operation, request, self._preferences, self._call(request))
-            try:
-                return await self._answer(visit)
-            except SuiteError as error:
-                return refusal(dialect, error, operation=operation, job=visit.job)
-            except Exception:
-                log.exception("http.failed", dialect=dialect.name)
-                return refusal(dialect, internal_error(), operation=operation, job=visit.job)
+            call = self._call(request)
+            visit = Visit(dialect.on(operation), operation, request, self._preferences, call)
+            answered = await self._answered(visit)
+            if visit.applied:
+                answered.headers["preference-applied"] = ", ".join(visit.applied)
+            return answered
 
         return answer
+
+    async def _answered(self, visit: Visit) -> Response:
+        dialect, operation = visit.dialect, visit.operation
+        try:
+            return await self._answer(visit)
+        except SuiteError as error:
+            return refusal(dialect, error, operation=operation, job=visit.job)
+        except Exception:
+            log.exception("http.failed", dialect=dialect.name)
+            return refusal(dialect, internal_error(), operation=operation, job=visit.job)
 
     async def _answer(self, visit: Visit) -> Response:
         operation, request = visit.operation, visit.request
@@ -124,6 +157,7 @@ class Facade:
             await self._door.admit(request, visit.dialect.credential, operation.scope)
         check_names(request.path_params.values())
         body = await read_body(request, operation.body)
+        body = Reading(body) if isinstance(body, dict) else body
         found = await look_up(visit.suite, visit.dialect, frozenset(operation.needs))
         visit.call = replace(visit.call, body=body, route=operation.path, found=found)
         return await _HANDLERS[type(operation)](visit, operation)
@@ -132,24 +166,42 @@ class Facade:
         query: dict[str, list[str]] = {}
         for name, value in request.query_params.multi_items():
             query.setdefault(name, []).append(value)
-        return Call(request.path_params, query, request.headers, None, self._preferences)
+        # A key is the door's business; it must not get into a receipt.
+        query.pop("key", None)
+        return Call(request.path_params, Reading(query), request.headers, None, self._preferences)
 
 
 async def _generate(visit: Visit, operation: Generate) -> Response:
+    job_id = visit.request.headers.get(JOB_HEADER, "")
+    _check_id(job_id)
     order = operation.decode(visit.call)
     if operation.fit:
         model = await visit.suite.catalog.GetModel(
             catalog_service_pb2.GetModelRequest(name=order.generation.model)
         )
         order = operation.fit(order, model)
+    read = visit.call.query if visit.call.body is None else visit.call.body
+    order = replace(order, notes=noted(read, order.notes, visit.dialect.fields))
     label = f"{visit.dialect.name}/{operation.label}".rstrip("/")
-    visit.job = await jobs.submit(visit.suite, order, label)
+    strict = visit.prefers(HANDLING_STRICT)
+    visit.job = await jobs.submit(visit.suite, order, label, job_id=job_id, strict=strict)
     structlog.contextvars.bind_contextvars(job=visit.job.name)
     return await _DELIVERIES[order.delivery](visit, operation, order)
 
 
+def _check_id(job_id: str) -> None:
+    """Insist that an id that a caller chooses for its job cannot be guessed by others."""
+    if job_id and not _JOB_ID.fullmatch(job_id):
+        raise invalid(
+            JOB_HEADER,
+            f"{JOB_HEADER} {job_id[:60]!r} is not a UUID of version 4 in lower case,"
+            " such as c3b1e0e7-2f7c-4c66-bd13-97b6c2b87f1d",
+        )
+
+
 async def _wait(visit: Visit, operation: Generate, order: Order) -> Response:
     job = _job(visit)
+    _hint(visit)
     waited = await _unless_gone(
         visit.request, jobs.finished(visit.suite, job.name, visit.dialect.wait_seconds)
     )
@@ -164,6 +216,13 @@ async def _wait(visit: Visit, operation: Generate, order: Order) -> Response:
     visit.job = _succeeded(visit, waited)
     contents = await _contents(visit, wanted=order.contents)
     return _job_response(visit, operation.encode(visit.shown(order, contents)))
+
+
+def _hint(visit: Visit) -> None:
+    """Tell a caller that waits for its picture the job's id, if it asks for that."""
+    hint = hint_of(visit.request.scope)
+    if hint and visit.prefers(EARLY_HINTS):
+        hint(job_headers(visit.dialect, visit.job))
 
 
 async def _accept(visit: Visit, operation: Generate, order: Order) -> Response:
@@ -183,7 +242,7 @@ async def _event_texts(visit: Visit, operation: Generate, order: Order) -> Async
         watched = jobs.watch(visit.suite, name, previews=True)
         async for message in with_heartbeats(watched):
             if message is None:
-                yield HEARTBEAT
+                yield SILENT_HEARTBEAT if operation.silent else HEARTBEAT
                 continue
             contents: list[str] = []
             if message.state in jobs.TERMINAL:
@@ -193,14 +252,21 @@ async def _event_texts(visit: Visit, operation: Generate, order: Order) -> Async
             for event in _streamed(operation, visit.shown(order, contents), message):
                 yield event_text(event.body, name=event.name)
     except SuiteError as error:
-        failure = failure_of(visit.dialect, error, operation, visit.job)
-        yield event_text(visit.dialect.encode_error(failure).body, name="error")
+        event = _failed(visit, operation, error)
+        yield event_text(event.body, name=event.name)
     finally:
         if not ended:
             # The caller left: this task is being ended too, so another one must do it.
             task = asyncio.ensure_future(jobs.cancel(visit.suite, name))
             _background.add(task)
             task.add_done_callback(_background.discard)
+
+
+def _failed(visit: Visit, operation: Generate, error: SuiteError) -> Event:
+    failure = failure_of(visit.dialect, error, operation, visit.job)
+    if operation.fail:
+        return operation.fail(failure)
+    return Event(visit.dialect.encode_error(failure).body, "error")
 
 
 def _streamed(
@@ -211,7 +277,8 @@ def _streamed(
 
 async def _show_job(visit: Visit, operation: ShowJob) -> Response:
     visit.job = await _get_job(visit, operation.decode(visit.call))
-    contents = await _contents(visit, wanted=operation.contents)
+    wanted = operation.contents(visit.job) if callable(operation.contents) else operation.contents
+    contents = await _contents(visit, wanted=wanted)
     return _job_response(visit, operation.encode(visit.shown(contents=contents)))
 
 
@@ -224,6 +291,14 @@ async def _cancel_job(visit: Visit, operation: CancelJob) -> Response:
     name = f"jobs/{operation.decode(visit.call)}"
     visit.job = await visit.suite.inference.CancelJob(
         inference_service_pb2.CancelJobRequest(name=name)
+    )
+    return _job_response(visit, operation.encode(visit.shown()))
+
+
+async def _retry_job(visit: Visit, operation: RetryJob) -> Response:
+    name = f"jobs/{operation.decode(visit.call)}"
+    visit.job = await visit.suite.inference.RetryJob(
+        inference_service_pb2.RetryJobRequest(name=name)
     )
     return _job_response(visit, operation.encode(visit.shown()))
 
@@ -350,6 +425,7 @@ _HANDLERS: dict[type[Operation], Callable[[Visit, Any], Awaitable[Response]]] = 
     ShowJob: _show_job,
     ListJobs: _list_jobs,
     CancelJob: _cancel_job,
+    RetryJob: _retry_job,
     ShowResult: _show_result,
     ShowAsset: _show_asset,
     ListModels: _list_models,

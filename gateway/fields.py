@@ -23,6 +23,8 @@ from services.rpc.errors import InvalidRequest, NotFound, Violation
 TEXT_CHARACTERS = 100_000
 # More than any id has; an error that repeats an id must fit into gRPC's 8 KiB of metadata.
 NAME_CHARACTERS = 500
+# How the content type of a form begins.
+FORM_TYPES = ("multipart/", "application/x-www-form-urlencoded")
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -43,7 +45,21 @@ class Fields:
             )
         self._body = body
         self._form = form
+        self._place = ""
         self._violations: list[Violation] = []
+
+    def within(self, place: str, value: Any) -> "Fields":
+        """
+        Return the fields of an object that stands at *place*; none of them, if it is null.
+
+        What they blame is blamed here: ``check`` raises it too.
+        """
+        if value is not None and not isinstance(value, Mapping):
+            self.blame(place, f"{place} must be an object; it is {_kind(value)}")
+            value = None
+        inner = Fields({} if value is None else value)
+        inner._place, inner._violations = f"{self._place}{place}.", self._violations
+        return inner
 
     def given(self, name: str) -> bool:
         """Say whether the field was sent, null included."""
@@ -63,7 +79,7 @@ class Fields:
         reason: ErrorReason.ValueType = reasons.ERROR_REASON_FIELD_INVALID,
     ) -> None:
         """Add a violation."""
-        self._violations.append(Violation(name, description, reason))
+        self._violations.append(Violation(f"{self._place}{name}", description, reason))
 
     def check(self) -> None:
         """
@@ -149,8 +165,8 @@ class Fields:
         self.blame(name, f"{name} must be true or false; it is {_short(value)}")
         return None
 
-    def files(self, name: str) -> list[InputFile]:
-        """Return images: a text, a list of texts, or the uploads of a form."""
+    def files(self, name: str, *, urls: bool = False) -> list[InputFile]:
+        """Return images: a text, a list of texts, or uploads; with *urls*, a text may be one."""
         value = self._body.get(name)
         if value is None:
             return []
@@ -160,7 +176,7 @@ class Fields:
             if isinstance(one, Upload):
                 files.append(InputFile(place, one.content))
             elif isinstance(one, str):
-                files.append(InputFile(place, one))
+                files.append(InputFile(place, one, may_be_url=urls))
             else:
                 self.blame(place, f"{place} must be an image in base64; it is {_kind(one)}")
         return files

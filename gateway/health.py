@@ -51,7 +51,11 @@ class Index:
         self._body = {
             "name": "Pictor",
             "description": "A self-hosted image-generation platform.",
-            "documentation": "README.md and docs/ in the source",
+            "documentation": [
+                "GET /docs",
+                "GET /openapi.json",
+                "README.md and docs/ in the source",
+            ],
             "apis": [*apis, {"name": "Pictor", "routes": ["/pictor/v1, as protos/pictor has it"]}],
             "health": ["GET /livez", "GET /readyz"],
         }

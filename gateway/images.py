@@ -2,16 +2,25 @@
 
 import base64
 import binascii
+import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from PIL import Image
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2
 from services.rpc.errors import invalid
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
+_URL = re.compile(r"\s*https?://", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/")
+FORMATS = ("PNG", "JPEG", "WEBP")
+# In base64, a multiple of 4. A camera puts its whole preview before what says the size.
+_HEAD_CHARACTERS = 1024 * 1024
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -32,21 +41,36 @@ class InputFile:
             only when its turn comes, so that checks keep the order that an API documents.
         role: What the image is for.
         convert: Turns the decoded file into the one to be stored, e.g. a mask.
+        fit: Does so for a file that belongs to the first input image, which is its second argument
+            and has been found good by then.
+        may_be_url: The text may be a URL, http or https, under which storage finds the image.
     """
 
     field: str
     source: bytes | str
     role: generation_pb2.InputImage.Role.ValueType = generation_pb2.InputImage.ROLE_UNSPECIFIED
     convert: Callable[[bytes], bytes] | None = None
+    fit: Callable[[bytes, bytes], bytes] | None = None
+    may_be_url: bool = False
 
-    def content(self) -> bytes:
+    @property
+    def url(self) -> str:
+        """The URL under which the image is, or nothing where it came with the request."""
+        source = self.source
+        is_url = self.may_be_url and isinstance(source, str) and _URL.match(source)
+        return str(source).strip() if is_url else ""
+
+    def content(self, fetched: bytes | None = None) -> bytes:
         """
-        Return the file.
+        Return the file, converted.
+
+        Args:
+            fetched: What storage has found under the URL, where there is one.
 
         Raises:
             InvalidRequest: With INPUT_IMAGE_INVALID, if the text is not base64.
         """
-        source = self.source
+        source = self.source if fetched is None else fetched
         content = source if isinstance(source, bytes) else decode_base64(source, self.field)
         return self.convert(content) if self.convert else content
 
@@ -71,3 +95,38 @@ def decode_base64(text: str, field: str) -> bytes:
             reasons.ERROR_REASON_INPUT_IMAGE_INVALID,
         )
     return content
+
+
+def size_of(file: InputFile) -> tuple[int, int] | None:
+    """
+    Return width and height of an image as it is shown; None where its beginning does not tell.
+
+    Nothing is decoded but the header, and nothing is raised: whether the image is good is said
+    when its turn comes.
+    """
+    source = file.source
+    head = source if isinstance(source, bytes) else _head(source)
+    try:
+        with Image.open(io.BytesIO(head), formats=FORMATS) as image:
+            # The EXIF data of other formats stand behind the pixels.
+            sideways = image.format == "JPEG" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+            return (image.height, image.width) if sideways else image.size
+    except Exception:  # noqa: BLE001 - parsers raise whatever they stumble over
+        return None
+
+
+def _head(text: str) -> bytes:
+    digits = _DATA_URL.sub("", text, count=1)
+    head = _decoded(digits[:_HEAD_CHARACTERS])
+    # Pillow opens only a WebP file that is whole.
+    return _decoded(digits) if head[8:12] == b"WEBP" else head
+
+
+def _decoded(text: str) -> bytes:
+    digits = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
+    # One digit alone is no byte: here the text was cut.
+    digits = digits[:-1] if len(digits) % 4 == 1 else digits
+    try:
+        return base64.b64decode(digits + "=" * (-len(digits) % 4))
+    except (binascii.Error, ValueError):
+        return b""

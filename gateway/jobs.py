@@ -36,9 +36,18 @@ _PLACEHOLDER = "assets/-"
 CreateJobRequest = inference_service_pb2.CreateJobRequest
 
 
-async def submit(suite: Suite, order: Order, dialect: str) -> job_pb2.Job:
+async def submit(
+    suite: Suite, order: Order, dialect: str, *, job_id: str = "", strict: bool = False
+) -> job_pb2.Job:
     """
     Make a job, storing its images on the way.
+
+    Args:
+        suite: The services.
+        order: What to draw.
+        dialect: The public API through which the request came.
+        job_id: The id that the caller has chosen, or nothing.
+        strict: Refuse the request if a parameter of it would be clamped or ignored.
 
     Checks come in this order: model, limits, every image, whether the model is served. Only then is
     anything stored; what was stored goes away again if the job is refused after all.
@@ -47,7 +56,11 @@ async def submit(suite: Suite, order: Order, dialect: str) -> job_pb2.Job:
         SuiteError: As CreateJob and CreateAsset raise it.
     """
     request = CreateJobRequest(
-        generation=order.generation, dialect=dialect, receipt=list(order.notes)
+        generation=order.generation,
+        dialect=dialect,
+        receipt=list(order.notes),
+        job_id=job_id,
+        strict=strict,
     )
     files = [*order.input_images, *([order.mask] if order.mask else [])]
     if not files:
@@ -137,13 +150,20 @@ async def _rehearse(
         if error.reason != reasons.ERROR_REASON_MODEL_NOT_SERVING:
             raise
         not_serving = error
-    contents = [await asyncio.to_thread(file.content) for file in files]
-    for file, content in zip(files, contents, strict=True):
+    contents: list[bytes] = []
+    for file in files:
+        content = await _content(suite, file, contents)
         await assets.upload(suite.storage, content, file.field, validate_only=True)
+        contents.append(content)
     if not_serving:
         # The images' errors come first: trying again later would not make them good.
         raise not_serving
     return contents
+
+
+async def _content(suite: Suite, file: InputFile, before: Sequence[bytes]) -> bytes:
+    content = await assets.content_of(suite.storage, file)
+    return await asyncio.to_thread(file.fit, content, before[0]) if file.fit else content
 
 
 def _fill(generation: generation_pb2.Generation, order: Order, names: Sequence[str]) -> None:

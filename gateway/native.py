@@ -49,7 +49,7 @@ class NativeApi:
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        self._bindings = bindings_of(SERVICES.values())
+        self.bindings = bindings_of(SERVICES.values())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever its method."""
@@ -66,7 +66,7 @@ class NativeApi:
             return error_response(internal_error())
 
     async def _answer(self, request: Request) -> Response:
-        binding = _match(self._bindings, request)
+        binding = _match(self.bindings, request)
         structlog.contextvars.bind_contextvars(rpc=binding.rpc)
         if not binding.access.public:
             await self._door.admit(request, Credential.BEARER, binding.access.scope)

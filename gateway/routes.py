@@ -7,8 +7,10 @@ another method by the dialect that has it; both in that dialect's own envelope.
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Sequence
 
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, compile_path
 from starlette.types import Receive, Scope, Send
@@ -20,6 +22,23 @@ from gateway.facade import Facade
 from gateway.status import status_of
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from services.rpc.errors import NotFound, SuiteError, Unsupported
+
+_PARAMETER = re.compile(r"\{\w+(:path)?\}")
+
+
+class _Anything(Convertor[str]):
+    """What is left of a path, line breaks included, which Starlette's ``path`` stops at."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
 
 
 def discover() -> list[Dialect]:
@@ -33,7 +52,7 @@ def dialect_routes(facade: Facade, dialects: Sequence[Dialect]) -> list[Route]:
     """Return one route for each operation of each dialect."""
     return [
         Route(
-            operation.path,
+            _matching_all(operation.path),
             facade.endpoint(dialect, operation),
             methods=[operation.method],
             name=f"{dialect.name} {operation.method} {operation.path}",
@@ -41,6 +60,11 @@ def dialect_routes(facade: Facade, dialects: Sequence[Dialect]) -> list[Route]:
         for dialect in dialects
         for operation in dialect.operations
     ]
+
+
+def _matching_all(path: str) -> str:
+    """Let ``{name:path}`` take line breaks too: what has such a name is not found, in its words."""
+    return path.replace(":path}", ":anything}")
 
 
 class Fallback:
@@ -55,10 +79,12 @@ class Fallback:
     def __init__(self, dialects: Sequence[Dialect], pages: Sequence[str] = ()) -> None:
         self._dialects = dialects
         self._pages = pages
+        operations = [(one, dialect) for dialect in dialects for one in dialect.operations]
+        # /v1/models/{m}:predict says more about its owner than /v1/models/{m:path} does.
+        operations.sort(key=lambda pair: -len(_PARAMETER.sub("", pair[0].path)))
         self._patterns = [
-            (compile_path(operation.path)[0], operation.method, dialect)
-            for dialect in dialects
-            for operation in dialect.operations
+            (compile_path(_matching_all(one.path))[0], one.method, dialect)
+            for one, dialect in operations
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,32 +2,30 @@
 The whole suite in one command: ``python -m services``.
 
 The four services and the gateway share this process and still talk through stubs only; the device
-process is a child. Each part reads its settings from the environment, in which it finds the
-addresses that the parts before it have bound.
+process is a child. Its imports take longest, so it starts before the others are imported. All
+addresses are chosen before that, and each part finds them in the environment that it reads.
 """
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shlex
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway import __main__ as gateway
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
-from services.accounts import __main__ as accounts
-from services.catalog import __main__ as catalog
-from services.inference import __main__ as inference
+from services.inference.executor import Executor, open_executor
+from services.inference.settings import Settings as InferenceSettings
 from services.rpc.channels import open_channel
 from services.rpc.errors import SuiteError
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
 from services.rpc.settings import read
-from services.storage import __main__ as storage
 
 READY_POLL_SECONDS = 0.1
 # A model of this repository is loaded by then; larger ones take longer.
@@ -66,27 +64,40 @@ async def running(environ: Mapping[str, str]) -> AsyncIterator[Suite]:
         SettingError: If a variable's value breaks its rule.
         OSError: If an address is taken.
     """
-    bound = dict(environ)
-    bound["PICTOR_HTTP_ADDRESS"] = _definite(read(ProcessSettings, bound).http_address)
-    key_file = read(ProcessSettings, bound).data_dir / "api-key"
-    old_key = key_file.read_text() if key_file.exists() else ""
-    async with contextlib.AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        bound["PICTOR_ACCOUNTS_ADDRESS"] = await enter(
-            accounts.running(read(accounts.Settings, bound))
-        )
-        bound["PICTOR_CATALOG_ADDRESS"] = await enter(
-            catalog.running(read(catalog.Settings, bound))
-        )
-        bound["PICTOR_STORAGE_ADDRESS"] = await enter(
-            storage.running(read(storage.Settings, bound))
-        )
-        bound["PICTOR_INFERENCE_ADDRESS"] = await enter(
-            inference.running(read(inference.Settings, bound), bound)
-        )
-        await enter(gateway.running(read(gateway.Settings, bound)))
-        key = key_file.read_text() if key_file.exists() else ""
-        yield Suite(read(ProcessSettings, bound), key.strip() if key != old_key else "")
+    with _reserved(read(ProcessSettings, environ)) as addresses:
+        bound = {**environ, **addresses}
+        settings = read(InferenceSettings, bound)
+        key_file = settings.data_dir / "api-key"
+        old_key = key_file.read_text() if key_file.exists() else ""
+        async with contextlib.AsyncExitStack() as device:
+            executor = await device.enter_async_context(open_executor(settings, bound))
+            async with _parts_running(bound, executor, device):
+                key = key_file.read_text() if key_file.exists() else ""
+                yield Suite(settings, key.strip() if key != old_key else "")
+
+
+@contextlib.asynccontextmanager
+async def _parts_running(
+    environ: Mapping[str, str], executor: Executor, device: contextlib.AsyncExitStack
+) -> AsyncIterator[None]:
+    """Run the services and the gateway; close *device*, which holds the executor, among them."""
+    # Half a second of imports, while the device process is at its own.
+    from gateway import __main__ as gateway  # noqa: PLC0415 - see the line above
+    from services.accounts import __main__ as accounts  # noqa: PLC0415
+    from services.catalog import __main__ as catalog  # noqa: PLC0415
+    from services.inference import __main__ as inference  # noqa: PLC0415
+    from services.storage import __main__ as storage  # noqa: PLC0415
+
+    async with (
+        accounts.running(read(accounts.Settings, environ)),
+        catalog.running(read(catalog.Settings, environ)),
+        storage.running(read(storage.Settings, environ)),
+        # It starts first, but calls these three until it ends.
+        contextlib.aclosing(device),
+        inference.serving(read(InferenceSettings, environ), executor),
+        gateway.running(read(gateway.Settings, environ)),
+    ):
+        yield
 
 
 async def until_ready(suite: Suite) -> str:
@@ -144,14 +155,43 @@ def main(arguments: Sequence[str] = ()) -> None:
     )
 
 
-def _definite(address: str) -> str:
-    """Replace port 0 by a free port: storage writes URLs before the gateway has bound one."""
+@contextlib.contextmanager
+def _reserved(settings: ProcessSettings) -> Iterator[dict[str, str]]:
+    """
+    Yield the address of each part by its variable, with a free port in place of port 0.
+
+    Within the block these ports are given to no other process that asks for any port.
+
+    Raises:
+        OSError: If one is taken, or does not exist here.
+    """
+    variables = {
+        field.metadata["variable"]: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.name.endswith("_address")
+    }
+    definite = {}
+    with contextlib.ExitStack() as held:
+        for variable, address in variables.items():
+            place = held.enter_context(_bound(address))
+            definite[variable] = f"{address.rpartition(':')[0]}:{place.getsockname()[1]}"
+        if sys.platform != "linux":
+            # Elsewhere the part itself could not bind it either.
+            held.close()
+        yield definite
+
+
+def _bound(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    if port != "0":
-        return address
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return f"{host}:{probe.getsockname()[1]}"
+    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # With it, as with the parts' own sockets, only one that listens stands in the way.
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        place.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        place.close()
+        raise OSError(f"cannot listen on {address}: is it taken by another process?") from error
+    return place
 
 
 def _say(text: str) -> None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import os
 import pathlib
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -26,6 +28,9 @@ from pictor.inference.v1 import (
     job_pb2,
 )
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
+from services.__main__ import _reserved
+from services.rpc.process import ProcessSettings
+from services.rpc.settings import read as read_settings
 from tests.conftest import PORTS, run, suite_in_a_thread
 from training.shapes.reading import read
 
@@ -201,15 +206,17 @@ async def test_a_watch_on_rest_is_the_watch_on_grpc(suite):
 
 async def test_a_killed_device_process_loses_nothing(suite):
     """
-    The suite stays up, the job that the process held runs again, and so does the next one.
+    The suite stays up, and the jobs that the process held run again.
     """
     async with suite.channel("inference") as channel:
         held = await create(channel, step_count=LONG)
-        following = await create(channel, step_count=4)
+        following = await create(channel, step_count=LONG)
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        async for message in stub.WatchJob(inference_service_pb2.WatchJobRequest(name=held.name)):
-            if message.progress.step >= 2:
-                break
+        for job in (held, following):
+            request = inference_service_pb2.WatchJobRequest(name=job.name)
+            async for message in stub.WatchJob(request):
+                if message.progress.step >= 2:
+                    break
         device_process(suite).kill()
 
         ended = [(await watched(channel, job.name))[-1].job for job in (held, following)]
@@ -217,7 +224,7 @@ async def test_a_killed_device_process_loses_nothing(suite):
         alive = await client.get("/livez")
 
     assert [job.state for job in ended] == [Job.STATE_SUCCEEDED] * 2
-    assert [job.attempt_count for job in ended] == [2, 1]
+    assert [job.attempt_count for job in ended] == [2, 2]
     assert alive.status_code == 200
 
 
@@ -344,3 +351,64 @@ def test_a_taken_address_is_told_in_a_sentence(suite, tmp_path):
     assert done.returncode != 0
     assert "is it taken by another process?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_suite_that_cannot_start_leaves_nothing_behind(tmp_path):
+    """
+    A bad setting of a service ends the suite with one line, and the device process with it.
+    """
+    environ = {**PORTS, "PICTOR_DATA_DIR": str(tmp_path), "PICTOR_STAND_IN": "nobody"}
+
+    done = run("-m", "services", **environ)
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("pictor: PICTOR_STAND_IN='nobody'")
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path) not in [data_dir_of(process) for process in psutil.process_iter()]
+
+
+def data_dir_of(process):
+    """Return the data folder in a process's environment; None where nobody may read that."""
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("PICTOR_DATA_DIR")
+    return None
+
+
+def test_ports_that_nobody_chose_are_free_and_different():
+    """
+    Port 0 of five parts becomes five ports, in the notation of the address that was given.
+    """
+    settings = read_settings(ProcessSettings, {**PORTS, "PICTOR_HTTP_ADDRESS": "localhost:0"})
+
+    with _reserved(settings) as addresses:
+        assert set(addresses) == set(PORTS)
+        assert addresses["PICTOR_HTTP_ADDRESS"].startswith("localhost:")
+        assert len({address.rpartition(":")[2] for address in addresses.values()} - {"0"}) == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets two sockets share a port")
+def test_a_reserved_port_is_for_a_server_alone():
+    """
+    Until its part listens there, with SO_REUSEADDR as servers do, nobody else is given it.
+    """
+    with _reserved(read_settings(ProcessSettings, PORTS)) as addresses:
+        for address in addresses.values():
+            place = ("127.0.0.1", int(address.rpartition(":")[2]))
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(place)
+            socket.create_server(place).close()
+
+
+async def test_answers_follow_each_other_without_pause(suite):
+    """
+    On a connection that is kept open no answer waits for the acknowledgement of its own head.
+    """
+    seconds = []
+    async with suite.client("") as client:
+        for _ in range(10):
+            started = time.monotonic()
+            await client.get("/livez")
+            seconds.append(time.monotonic() - started)
+
+    # The first few are acknowledged at once; the others would wait at least 40 ms, each of them.
+    assert min(seconds[5:]) < 0.03

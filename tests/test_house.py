@@ -26,6 +26,7 @@ FENCES = {
     "transformers": ("services/inference/worker/",),
     "boto3": ("services/storage/backends/s3.py",),
     "sqlalchemy": ("services/database.py", *(f"services/{name}/store.py" for name in SERVICES)),
+    "httpx": ("services/storage/remote.py",),
     "starlette": ("gateway/",),
     "uvicorn": ("gateway/",),
     "click": ("cli/",),
@@ -145,6 +146,17 @@ def test_no_part_but_the_device_process_needs_torch():
     code = (
         "import sys, cli.__main__, gateway.__main__, services.__main__;"
         "sys.exit(bool({'torch', 'diffusers', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_device_process_does_not_wait_for_the_suites_imports():
+    """
+    What the suite imports before it starts its device process is neither a service nor a gateway.
+    """
+    code = (
+        "import sys, services.__main__, services.inference.executors.local;"
+        "sys.exit(bool({'sqlalchemy', 'starlette', 'uvicorn', 'PIL', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

@@ -8,6 +8,7 @@ from gateway import __main__ as gateway
 from services.accounts import __main__ as accounts
 from services.catalog import __main__ as catalog
 from services.inference import __main__ as inference
+from services.inference.executors import local
 from services.inference.worker import __main__ as worker
 from services.rpc.process import ProcessSettings
 from services.rpc.settings import SettingError, describe, read
@@ -26,7 +27,7 @@ def settings_of(module):
     )
 
 
-CLASSES = [*(settings_of(module) for module in [*PROCESSES, worker]), CliSettings]
+CLASSES = [*(settings_of(module) for module in [*PROCESSES, worker, local]), CliSettings]
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__module__)

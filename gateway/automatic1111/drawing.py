@@ -5,9 +5,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gateway import schemas
 from gateway.automatic1111 import names, options
 from gateway.automatic1111.infotext import parse
-from gateway.automatic1111.parameters import IMG2IMG, TXT2IMG, Parameter, ignored, read
+from gateway.automatic1111.parameters import IMG2IMG, TXT2IMG, Parameter, described, ignored, read
 from gateway.automatic1111.pictures import LATENT, canonical_mask, fitted, text_of
 from gateway.dialect import Answer, Call, Order, Shown
 from gateway.fields import Fields
@@ -34,6 +35,18 @@ FILLS = (
     MaskTreatment.FILL_NOISE,
     MaskTreatment.FILL_NOTHING,
 )
+
+
+REPLIES = {
+    name: schemas.answered(
+        {
+            "images": schemas.listed(schemas.text(contentEncoding="base64")),
+            "parameters": described(table),
+            "info": schemas.text("A JSON object: seeds, infotexts, and what was drawn."),
+        }
+    )
+    for name, table in (("txt2img", TXT2IMG), ("img2img", IMG2IMG))
+}
 
 
 def decode_txt2img(call: Call) -> Order:
@@ -106,11 +119,16 @@ def _decode(call: Call, table: Mapping[str, Parameter], scripts: Sequence[str]) 
         values["sampler_name"] or values["sampler_index"], values["scheduler"], call.found
     )
     notes += others
-    prompt, negative = (_prompt(values, key, notes) for key in ("prompt", "negative_prompt"))
+    prompt, tags = names.without_networks(values["prompt"])
+    if values["disable_extra_networks"]:
+        tags = []
+    loras, others = names.loras_of(tags)
+    notes += others
     generation = generation_pb2.Generation(
         model=model,
         prompt=prompt,
-        negative_prompt=negative,
+        negative_prompt=_prompt(values, "negative_prompt", (), notes),
+        loras=loras,
         prompt_syntax=generation_pb2.Generation.PROMPT_SYNTAX_WEBUI,
         width_px=values["width"],
         height_px=values["height"],
@@ -125,10 +143,11 @@ def _decode(call: Call, table: Mapping[str, Parameter], scripts: Sequence[str]) 
         preview_count=_preview_count(values["steps"], chosen),
     )
     if values.get("enable_hr"):
-        generation.hires.CopyFrom(_hires(values, notes))
+        generation.hires.CopyFrom(_hires(values, tags, notes))
     for key, value in ignored(values, table).items():
         notes.append(_note(key, "IGNORED", value, "", "has no effect on this server"))
-    return Order(generation, contents=True, notes=notes[:45], echo={"parameters": values})
+    echo = {"parameters": values, "urls": options.takes_urls(chosen)}
+    return Order(generation, contents=True, notes=notes[:45], echo=echo)
 
 
 def _check_scripts(values: Mapping[str, Any], scripts: Sequence[str]) -> None:
@@ -183,11 +202,12 @@ def _documented(call: Call, chosen: options.Options, notes: list[Note]) -> str:
     return chosen.model.name
 
 
-def _prompt(values: Mapping[str, Any], key: str, notes: list[Note]) -> str:
-    prompt, networks = names.without_networks(values[key])
-    if networks:
-        reason = "this server applies no extra networks"
-        notes.append(_note(key, "IGNORED", ", ".join(networks), "", reason))
+def _prompt(values: Mapping[str, Any], key: str, applied: Sequence[str], notes: list[Note]) -> str:
+    """Return one of the prompts that name no networks of their own."""
+    prompt, tags = names.without_networks(values[key])
+    if further := [tag for tag in tags if tag not in applied]:
+        reason = "the networks of the prompt are applied, and no others"
+        notes.append(_note(key, "IGNORED", ", ".join(further), "", reason))
     return prompt
 
 
@@ -227,14 +247,16 @@ def _preview_count(steps: int, chosen: options.Options) -> int | None:
     return None if every < 1 else min(max(1, int(steps // every)), MOST_PREVIEWS)
 
 
-def _hires(values: Mapping[str, Any], notes: list[Note]) -> refinement_pb2.HiresPass:
+def _hires(
+    values: Mapping[str, Any], applied: Sequence[str], notes: list[Note]
+) -> refinement_pb2.HiresPass:
     resampling, others = names.upscaler_of(values["hr_upscaler"], "hr_upscaler")
     notes += others
     strength = values["denoising_strength"]
     hires = refinement_pb2.HiresPass(
         strength=HIRES_STRENGTH if strength is None else strength,
-        prompt=_prompt(values, "hr_prompt", notes),
-        negative_prompt=_prompt(values, "hr_negative_prompt", notes),
+        prompt=_prompt(values, "hr_prompt", applied, notes),
+        negative_prompt=_prompt(values, "hr_negative_prompt", (), notes),
         resampling=resampling or refinement_pb2.HiresPass().resampling,
     )
     hires.width_px, hires.height_px = _hires_size(values)
@@ -267,7 +289,7 @@ def _with_pictures(order: Order, values: Mapping[str, Any]) -> Order:
     if tiled:
         generation.tiles.CopyFrom(_tiles(values["script_args"], notes))
     files = Fields({"init_images": values["init_images"]})
-    first = files.files("init_images")[:1]
+    first = files.files("init_images", urls=order.echo["urls"])[:1]
     files.check()
     if len(values["init_images"]) > 1:
         given = f"{len(values['init_images'])} images"
@@ -289,7 +311,8 @@ def _with_pictures(order: Order, values: Mapping[str, Any]) -> Order:
     image = dataclasses.replace(first[0], role=InputImage.ROLE_INIT, convert=convert)
     masked = None
     if mask:
-        masked = InputFile("mask", mask, convert=_mask(values, size if whole else None))
+        convert = _mask(values, size if whole else None)
+        masked = InputFile("mask", mask, convert=convert, may_be_url=order.echo["urls"])
     return dataclasses.replace(order, notes=notes, input_images=[image], mask=masked)
 
 
@@ -356,9 +379,11 @@ def _info(job: job_pb2.Job, contents: Sequence[str], values: Mapping[str, Any]) 
     subseed = values.get("subseed", -1)
     subseed = drawn.seed if subseed < 0 else subseed
     model = job.served_by or drawn.model
+    # With the tags of its networks.
+    prompt = said.get("Prompt", drawn.prompt)
     return {
-        "prompt": drawn.prompt,
-        "all_prompts": [drawn.prompt] * count,
+        "prompt": prompt,
+        "all_prompts": [prompt] * count,
         "negative_prompt": drawn.negative_prompt,
         "all_negative_prompts": [drawn.negative_prompt] * count,
         "seed": seeds[0],

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.automatic1111 import names
+from gateway import schemas
+from gateway.automatic1111 import names, options
 from gateway.automatic1111.infotext import parse
-from gateway.automatic1111.parameters import integer, number, read, switch, text, things
+from gateway.automatic1111.parameters import image, integer, number, read, switch, text, things
 from gateway.automatic1111.pictures import text_and_items
 from gateway.dialect import Answer, Call, Resizing
 from gateway.fields import Fields
@@ -30,8 +31,23 @@ BASE = {
     "extras_upscaler_2_visibility": number(0, 0, 1, without_effect=()),
     "upscale_first": switch(),
 }
-SINGLE = {**BASE, "image": text("")}
+SINGLE = {**BASE, "image": image()}
 BATCH = {**BASE, "imageList": things(list, [])}
+PNG_INFO = {"image": image()}
+INTERROGATE = {"image": image(), "model": text("clip")}
+
+_SAID = {"html_info": schemas.text("What was done, as HTML.")}
+_PNG = schemas.text(contentEncoding="base64")
+SINGLE_REPLY = schemas.answered({**_SAID, "image": _PNG})
+BATCH_REPLY = schemas.answered({**_SAID, "images": schemas.listed(_PNG)})
+PNG_INFO_REPLY = schemas.answered(
+    {
+        "info": schemas.text("The infotext; empty where the picture carries none."),
+        "items": schemas.record({}, about="Its other texts, by name."),
+        "parameters": schemas.record({}, about="The infotext's values, by name."),
+    }
+)
+CAPTION_REPLY = schemas.answered({"caption": schemas.text()})
 
 
 def decode_single(call: Call) -> list[Resizing]:
@@ -44,7 +60,7 @@ def decode_single(call: Call) -> list[Resizing]:
     values = _values(call, SINGLE)
     if not values["image"]:
         raise NotFound("Image not found", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND)
-    return [Resizing(InputFile("image", values["image"]), _steps(values))]
+    return [Resizing(_file(call, "image", values["image"]), _steps(values))]
 
 
 def decode_batch(call: Call) -> list[Resizing]:
@@ -66,7 +82,7 @@ def decode_batch(call: Call) -> list[Resizing]:
             fields.blame(field, f"{field} must be an image in base64")
     fields.check()
     return [
-        Resizing(InputFile(f"imageList.{index}.data", source), _steps(values))
+        Resizing(_file(call, f"imageList.{index}.data", source), _steps(values))
         for index, source in enumerate(sources)
     ]
 
@@ -88,9 +104,9 @@ def png_info(call: Call) -> Answer:
     Raises:
         NotFound: If there is no image.
     """
-    fields, values = read(call.body, {"image": text("")})
+    fields, values = read(call.body, PNG_INFO)
     fields.check()
-    if not values["image"].strip():
+    if not (values["image"] or "").strip():
         raise NotFound("Image not found", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND)
     said, items = text_and_items(values["image"], "image")
     return Answer({"info": said, "items": items, "parameters": parse(said)})
@@ -104,9 +120,9 @@ def interrogate(call: Call) -> Answer:
         NotFound: If there is no image, it carries no prompt, or the model is none of the two that
             AUTOMATIC1111 has.
     """
-    fields, values = read(call.body, {"image": text(""), "model": text("clip")})
+    fields, values = read(call.body, INTERROGATE)
     fields.check()
-    if not values["image"].strip():
+    if not (values["image"] or "").strip():
         raise NotFound("Image not found", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND)
     if values["model"] not in ("clip", "deepdanbooru"):
         raise NotFound("Model not found", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND)
@@ -118,6 +134,11 @@ def interrogate(call: Call) -> Answer:
         " carries no prompt that could be told instead",
         reason=reasons.ERROR_REASON_MODEL_NOT_FOUND,
     )
+
+
+def _file(call: Call, field: str, source: str) -> InputFile:
+    chosen = options.current(call.found.choices, call.found, call.preferences)
+    return InputFile(field, source, may_be_url=options.takes_urls(chosen))
 
 
 def _values(call: Call, table: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 from gateway.automatic1111 import names
 from gateway.automatic1111.drawing import SD_UPSCALE
 from gateway.dialect import Answer, Call
+from gateway.schemas import Schema, answered, listed, number, optional, record, switch, text
 
 # Without torch and without the device at hand, nothing is known of either.
 UNKNOWN_MEMORY = {"error": "the gateway does not run on the device"}
@@ -19,6 +20,66 @@ EMPTY = (
     "loras",
     "extensions",
 )
+_NAME = {"name": text()}
+_ANY = {"description": "Whatever it is; null is possible."}
+SAMPLERS = listed(answered({**_NAME, "aliases": listed(text()), "options": record({})}))
+SCHEDULERS = listed(
+    answered(
+        {
+            **_NAME,
+            "label": text(),
+            "aliases": optional(listed(text())),
+            "default_rho": number(),
+            "need_inner_model": switch(),
+        }
+    )
+)
+UPSCALERS = listed(
+    answered(
+        {
+            **_NAME,
+            **dict.fromkeys(("model_name", "model_path", "model_url"), optional(text())),
+            "scale": number(),
+        }
+    )
+)
+LATENT_MODES = listed(answered(_NAME))
+CHECKPOINTS = listed(
+    answered(
+        {
+            "title": text("What chooses it in options and requests."),
+            "model_name": text(),
+            "hash": optional(text()),
+            "sha256": optional(text()),
+            "filename": text(),
+            "config": optional(text()),
+        }
+    )
+)
+SCRIPTS = answered({page: listed(text()) for page in ("txt2img", "img2img")})
+SCRIPT_INFO = listed(
+    answered(
+        {
+            **_NAME,
+            "is_alwayson": switch(),
+            "is_img2img": switch(),
+            "args": listed(
+                answered(
+                    {
+                        "label": text(),
+                        **dict.fromkeys(("value", "minimum", "maximum", "step", "choices"), _ANY),
+                    }
+                )
+            ),
+        }
+    )
+)
+EMBEDDINGS = answered({"loaded": record({}), "skipped": record({})})
+FLAGS = record({}, about="Switches by their names.")
+MEMORY = answered({"ram": record({}), "cuda": record({})})
+NOTHING = listed({}, "Always empty: this server has none.", maxItems=0)
+NULL: Schema = {"type": "null"}
+DONE = answered({})
 REFRESHES = ("refresh-checkpoints", "refresh-vae", "refresh-embeddings", "refresh-loras")
 
 

@@ -1,5 +1,6 @@
 """AUTOMATIC1111's names for checkpoints, samplers, schedulers and upscalers, and what they mean."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -34,7 +35,12 @@ RESAMPLING_NAMES = {
 }
 _HASH = re.compile(r"\s*\[[0-9a-f]{8,64}\]\s*$", re.IGNORECASE)
 _ENDING = re.compile(r"\.(safetensors|ckpt|pt)$", re.IGNORECASE)
-_LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:>]+)(?::[^>]*)?>", re.IGNORECASE)
+# What the suite takes of adapters; see the comment of Generation.loras.
+MAX_ADAPTERS = 8
+MAX_WEIGHT = 2.0
+# A tag goes with the space before it.
+_NETWORK = re.compile(r" ?<(lora|lyco|hypernet):([^:>]+)((?::[^:>]*)*)>", re.IGNORECASE)
+_ADAPTER = re.compile(r"[^./\\:<>\x00-\x1f\x7f][^/\\:<>\x00-\x1f\x7f]{0,127}")
 
 
 def title(model: model_pb2.Model) -> str:
@@ -125,9 +131,50 @@ def upscaler_of(
 
 
 def without_networks(prompt: str) -> tuple[str, list[str]]:
-    """Take ``<lora:name:weight>`` and its like out of a prompt; return it, and their names."""
-    names = [match[1].strip() for match in _LORA.finditer(prompt)]
-    return _LORA.sub("", prompt).strip() if names else prompt, names
+    """Take ``<lora:name:weight>`` and its like out of a prompt; return it, and each of them."""
+    tags = [match[0].strip() for match in _NETWORK.finditer(prompt)]
+    return _NETWORK.sub("", prompt).strip() if tags else prompt, tags
+
+
+def loras_of(tags: Iterable[str]) -> tuple[list[generation_pb2.Lora], list[Note]]:
+    """
+    Return the adapters that tags name, and notes on what none can be made of.
+
+    AUTOMATIC1111 draws without a network that it does not find; nothing here is an error either.
+    """
+    found: dict[str, generation_pb2.Lora] = {}
+    notes: list[Note] = []
+    for tag in tags:
+        match = _NETWORK.fullmatch(tag)
+        kind, name, values = (match[1].lower(), match[2].strip(), match[3]) if match else ("",) * 3
+        weight = _weight(values)
+        if kind == "hypernet":
+            notes.append(_passed_over(tag, "this server applies no hypernetworks"))
+        elif weight is None or not _ADAPTER.fullmatch(name):
+            notes.append(_passed_over(tag, "it has no name and weight that can be read"))
+        elif len(found) == MAX_ADAPTERS and name not in found:
+            notes.append(_passed_over(tag, f"a request takes at most {MAX_ADAPTERS} adapters"))
+        else:
+            used = min(max(weight, -MAX_WEIGHT), MAX_WEIGHT)
+            if used != weight:
+                rule = f"weights are {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+                notes.append(_clamped(tag, f"<lora:{name}:{used:g}>", rule))
+            # Of several tags of one name the last one counts.
+            found[name] = generation_pb2.Lora(adapter=name, weight=used)
+    return list(found.values()), notes
+
+
+def _weight(values: str) -> float | None:
+    """Return the weight of ``:0.8``, ``:0.8:0.5`` or ``:te=0.5:unet=0.8``; None for no number."""
+    given = [value.strip() for value in values.split(":")[1:]]
+    named = dict(value.split("=", 1) for value in given if "=" in value)
+    plain = [value for value in given if "=" not in value]
+    text = plain[0] if plain else named.get("unet", named.get("te", "1"))
+    try:
+        weight = float(text)
+    except ValueError:
+        return None
+    return weight if math.isfinite(weight) else None
 
 
 def formats(name: str) -> generation_pb2.Output.Format.ValueType:
@@ -168,6 +215,25 @@ def _schedule(name: str, found: Found) -> str | None:
 
 def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _passed_over(tag: str, reason: str) -> Note:
+    return Note(
+        parameter="prompt",
+        treatment=Note.TREATMENT_IGNORED,
+        requested=tag[:100],
+        reason=reason,
+    )
+
+
+def _clamped(tag: str, used: str, reason: str) -> Note:
+    return Note(
+        parameter="prompt",
+        treatment=Note.TREATMENT_CLAMPED,
+        requested=tag[:100],
+        used=used[:100],
+        reason=reason,
+    )
 
 
 def _other(parameter: str, requested: str, used: str, reason: str) -> Note:

@@ -7,6 +7,7 @@ from typing import Any
 from gateway.automatic1111 import names
 from gateway.dialect import Answer, Call, Found, Preferences
 from gateway.fields import Fields
+from gateway.schemas import integer, optional, record, switch, text
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from services.rpc.errors import NotFound, invalid
@@ -26,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "show_progress_every_n_steps": 10,
     "show_progress_type": "Full",
     "eta_noise_seed_delta": 0,
-    "api_enable_requests": False,
+    "api_enable_requests": True,
     "api_forbid_local_requests": True,
     "upscaler_for_img2img": None,
     "face_restoration_model": None,
@@ -42,8 +43,24 @@ WITHOUT_EFFECT = (
 )
 # SillyTavern takes a server that has it for another program.
 NEVER_SHOWN = frozenset({"forge_preset"})
+CLIP_SKIP = "CLIP_stop_at_last_layers"
+MOST_LAYERS = 12
 MOST_CHARS = 4_000
 NAME_CHARS = 100
+
+REPLY = record(
+    {"sd_model_checkpoint": text("The title of the checkpoint that draws.")},
+    [*DEFAULTS, "sd_model_checkpoint"],
+    "Every option by its name.",
+)
+REQUEST = record(
+    {
+        "sd_model_checkpoint": optional(text("A title from the list of checkpoints.")),
+        CLIP_SKIP: optional(integer(1, MOST_LAYERS)),
+        "send_seed": optional(switch()),
+    },
+    about="The options that change, or all of them; null takes one back to its default.",
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,11 @@ def current(choices: Mapping[str, Any], found: Found, preferences: Preferences) 
     model = model or names.default_checkpoint(found, preferences.default_model)
     title = names.title(model) if model else ""
     return Options({**DEFAULTS, **choices, "sd_model_checkpoint": title}, model)
+
+
+def takes_urls(chosen: Options) -> bool:
+    """Whether an image may be named by its URL; storage goes to public addresses only."""
+    return bool(chosen.values["api_enable_requests"])
 
 
 def show(call: Call) -> Answer:
@@ -94,6 +116,8 @@ def decode(call: Call) -> dict[str, Any]:
             raise invalid(
                 name, f"{name} has {len(value)} characters; at most {MOST_CHARS} are kept"
             )
+        if name == CLIP_SKIP and not _is_layer(value):
+            raise invalid(name, f"{name} {str(value)[:40]!r} is not 1 to {MOST_LAYERS}")
         changes[name] = None if name in DEFAULTS and value == DEFAULTS[name] else value
     if wanted := changes.get("sd_model_checkpoint"):
         model = names.checkpoint(str(wanted), call.found.models)
@@ -105,3 +129,7 @@ def decode(call: Call) -> dict[str, Any]:
             )
         changes["sd_model_checkpoint"] = names.title(model)
     return changes
+
+
+def _is_layer(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and value in range(MOST_LAYERS + 1))

@@ -5,11 +5,13 @@ AUTOMATIC1111 is lenient: null is the default, a switch may be 0 or 1, a number 
 quotes, and what it does not know it passes over. The answer repeats every field as it was read.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway import schemas
 from gateway.fields import Fields, parsed_number
+from gateway.schemas import Schema
 
 MAX_SIDE_PX = 16_384
 MAX_SEED = 2**32 - 1
@@ -24,6 +26,7 @@ class Parameter:
 
     Attributes:
         read: Takes its value from the fields.
+        schema: Describes its values; null is always one.
         default: Stands for what is absent or null.
         numeric: A text in quotes is read as a number, true and false as 1 and 0.
         without_effect: The values, besides the default, that ask for nothing. Set where nothing
@@ -31,6 +34,7 @@ class Parameter:
     """
 
     read: Reader
+    schema: Schema
     default: Any = None
     numeric: bool = False
     without_effect: tuple[Any, ...] | None = None
@@ -38,23 +42,37 @@ class Parameter:
 
 def text(default: str | None = "", **options: Any) -> Parameter:
     """Make a field that holds a text."""
-    return Parameter(Fields.text, default, **options)
+    return Parameter(Fields.text, schemas.text(), default, **options)
+
+
+def image() -> Parameter:
+    """Make a field that holds a picture, which is longer than any text."""
+
+    def read(fields: Fields, name: str) -> Any:
+        value = fields.value(name)
+        if value is None or isinstance(value, str):
+            return value
+        fields.blame(name, f"{name} must be an image in base64")
+        return None
+
+    return Parameter(read, schemas.image())
 
 
 def prompt() -> Parameter:
     """Make a field that holds a prompt."""
-    return Parameter(Fields.prompt, "")
+    return Parameter(Fields.prompt, schemas.text(), "")
 
 
 def name(**options: Any) -> Parameter:
     """Make a field that names something."""
-    return Parameter(Fields.name, None, **options)
+    return Parameter(Fields.name, schemas.text(), None, **options)
 
 
 def integer(default: int | None, least: int, most: int, **options: Any) -> Parameter:
     """Make a field that holds a whole number."""
     return Parameter(
         lambda fields, name: fields.integer(name, least=least, most=most),
+        schemas.integer(least, most),
         default,
         numeric=True,
         **options,
@@ -67,6 +85,7 @@ def number(
     """Make a field that holds a number."""
     return Parameter(
         lambda fields, name: fields.number(name, least=least, most=most),
+        schemas.number(least, most),
         default,
         numeric=True,
         **options,
@@ -82,7 +101,7 @@ def _switch(fields: Fields, name: str) -> bool | None:
 
 def switch(default: bool | None = False, **options: Any) -> Parameter:
     """Make a field that is true or false."""
-    return Parameter(_switch, default, **options)
+    return Parameter(_switch, schemas.switch(), default, **options)
 
 
 def things(kind: type, default: Any, **options: Any) -> Parameter:
@@ -96,7 +115,8 @@ def things(kind: type, default: Any, **options: Any) -> Parameter:
         fields.blame(name, f"{name} must be {word}")
         return None
 
-    return Parameter(read, default, **options)
+    schema = schemas.listed({}) if kind is list else schemas.record({})
+    return Parameter(read, schema, default, **options)
 
 
 SIDE = integer(512, 1, MAX_SIDE_PX)
@@ -145,7 +165,7 @@ COMMON: dict[str, Parameter] = {
     "send_images": switch(True),
     "save_images": switch(),
     "force_task_id": text(None),
-    "infotext": text(None),
+    "infotext": text(None, without_effect=("",)),
     "model": name(),
 }
 TXT2IMG = {
@@ -171,7 +191,7 @@ IMG2IMG = {
     "resize_mode": integer(0, 0, 3),
     # Only models that were trained on instructions read it; webuiapi always sends 1.5.
     "image_cfg_scale": number(None, without_effect=(0.0, 1.5)),
-    "mask": text(None),
+    "mask": image(),
     "mask_blur": integer(4, 0, 1_000),
     "mask_blur_x": integer(None, 0, 1_000),
     "mask_blur_y": integer(None, 0, 1_000),
@@ -197,13 +217,26 @@ def read(body: Any, table: Mapping[str, Parameter]) -> tuple[Fields, dict[str, A
         InvalidRequest: If the body is not an object.
     """
     Fields(body)
-    lenient = {key: _lenient(value, table[key]) for key, value in body.items() if key in table}
+    # By name, one after the other: what nobody reads is noted as ignored.
+    given = {key: body[key] for key in table if key in body}
+    lenient = {key: _lenient(value, table[key]) for key, value in given.items()}
     fields = Fields(lenient)
     values = {}
     for key, parameter in table.items():
         value = parameter.read(fields, key)
         values[key] = parameter.default if value is None else value
     return fields, values
+
+
+def described(table: Mapping[str, Parameter], required: Sequence[str] = ()) -> Schema:
+    """Describe a body; what is not of these fields is passed over."""
+    return schemas.record(
+        {
+            key: one.schema if key in required else schemas.optional(one.schema)
+            for key, one in table.items()
+        },
+        required,
+    )
 
 
 def ignored(values: Mapping[str, Any], table: Mapping[str, Parameter]) -> dict[str, Any]:

@@ -4,8 +4,26 @@ import base64
 from typing import Any
 
 from gateway.dialect import Answer, Call
+from gateway.schemas import answered, integer, number, optional, switch, text
 from pictor.inference.v1 import job_pb2
 
+REPLY = answered(
+    {
+        "progress": number(0, 1, "0 exactly where nothing is drawn."),
+        "eta_relative": number(about="Seconds that are left."),
+        "state": answered(
+            {
+                **dict.fromkeys(("skipped", "interrupted", "stopping_generation"), switch()),
+                "job": text(),
+                "job_count": integer(-1, about="-1 while it waits."),
+                "job_timestamp": text(),
+                **dict.fromkeys(("job_no", "sampling_step", "sampling_steps"), integer(0)),
+            }
+        ),
+        "current_image": optional(text(contentEncoding="base64")),
+        "textinfo": optional(text()),
+    }
+)
 # What AUTOMATIC1111 adds, so that a job that has begun is never at exactly 0.
 BEGUN = 0.01
 

@@ -24,6 +24,19 @@ from gateway.dialect import (
     ShowResult,
 )
 from gateway.fields import Fields
+from gateway.schemas import (
+    answered,
+    choice,
+    image,
+    integer,
+    listed,
+    number,
+    optional,
+    record,
+    refused,
+    switch,
+    text,
+)
 from pictor.catalog.v1 import model_pb2, serving_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
@@ -49,6 +62,84 @@ DETAIL_TYPES = {
     reasons.ERROR_REASON_FIELD_RETIRED: "extra_forbidden",
     reasons.ERROR_REASON_BODY_INVALID: "json_invalid",
 }
+
+REQUEST = record(
+    {
+        "model": text("The model that draws; it is never chosen for you.", minLength=1),
+        "prompt": text("What to draw.", minLength=1),
+        "negative_prompt": optional(text("What not to draw.")),
+        "width": optional(integer(1, MAX_SIDE_PX, "In pixels; omitted: the model's.")),
+        "height": optional(integer(1, MAX_SIDE_PX, "In pixels; omitted: the model's.")),
+        "steps": optional(integer(1, MAX_STEPS, "Omitted: the model's.")),
+        "guidance": optional(number(0, MAX_GUIDANCE, "Omitted: the model's.")),
+        "seed": optional(integer(0, MAX_SEED, "Omitted: a random one.")),
+        "input_images_base64": optional(listed(image(), "As many as the model takes.")),
+        "remove_bg": refused("Retired; refused even as false or null."),
+    },
+    required=["model", "prompt"],
+)
+ACCEPTED = answered(
+    {
+        "job_id": text("Opaque: store and send it exactly as it is."),
+        "job_type": choice(["image"]),
+        "result_url": text("Where the picture will be; it needs no key.", format="uri"),
+    }
+)
+PARAMETERS = {
+    "width": integer(),
+    "height": integer(),
+    "steps": integer(),
+    "guidance": number(),
+}
+JOB = answered(
+    {
+        **ACCEPTED["properties"],
+        "status": choice(list(STATUSES.values())),
+        "error": optional(text()),
+        "created_at": text(format="date-time"),
+        "finished_at": optional(text(format="date-time")),
+        "model": text(),
+        "parameters": answered(
+            {**PARAMETERS, "seed": integer(0, MAX_SEED)}, "The values that are really used."
+        ),
+    }
+)
+CATALOG = answered(
+    {
+        "image": listed(
+            answered(
+                {
+                    "model": text(),
+                    "min_input_images": integer(0),
+                    "max_input_images": integer(0),
+                    "max_prompt_length": integer(0),
+                    "parameter_defaults": record(PARAMETERS, additionalProperties=False),
+                }
+            )
+        )
+    }
+)
+RUNTIME = answered(
+    {
+        "image": listed(
+            answered(
+                {
+                    "model": text(),
+                    "available": switch(),
+                    "ready_replicas": integer(0),
+                    "desired_replicas": integer(0),
+                }
+            )
+        )
+    }
+)
+DETAIL = answered({"loc": listed({"type": ["string", "integer"]}), "msg": text(), "type": text()})
+ERROR = answered(
+    {
+        "detail": {"anyOf": [text(), listed(DETAIL, "With status 422.")]},
+        "error": answered({"type": text(), "message": text()}),
+    }
+)
 
 
 def decode_image(call: Call) -> Order:
@@ -210,27 +301,47 @@ DIALECT = Dialect(
         Generate(
             method="POST",
             path="/v1/inference/image",
+            summary="Queue a picture; the answer says where it will be",
             decode=decode_image,
             encode=encode_accepted,
+            request=REQUEST,
+            reply=ACCEPTED,
         ),
         ShowJob(
             method="GET",
             path="/v1/inference/jobs/{job_id}",
+            summary="Say where a job stands",
             decode=_job_id,
             encode=encode_job,
+            reply=JOB,
         ),
         ShowResult(
             method="GET",
             path="/v1/inference/results/{job_id}",
+            summary="Wait for a picture, half a minute at most, and send it",
             decode=_job_id,
             encode=encode_no_result,
+            refusals={404: "the picture is not there yet", 410: "there will never be one"},
         ),
-        ListModels(method="GET", path="/v1/inference/models", public=True, encode=encode_models),
+        ListModels(
+            method="GET",
+            path="/v1/inference/models",
+            summary="List the models, with their limits and defaults",
+            public=True,
+            encode=encode_models,
+            reply=CATALOG,
+        ),
         ListServing(
-            method="GET", path="/v1/inference/runtime/models", public=True, encode=encode_serving
+            method="GET",
+            path="/v1/inference/runtime/models",
+            summary="List what is being served",
+            public=True,
+            encode=encode_serving,
+            reply=RUNTIME,
         ),
     ],
     encode_error=encode_error,
+    error=ERROR,
     statuses={
         reasons.ERROR_REASON_FIELD_REQUIRED: 422,
         reasons.ERROR_REASON_FIELD_INVALID: 422,

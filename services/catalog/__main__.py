@@ -14,6 +14,7 @@ from services.catalog.models import PACKAGED, read_models
 from services.catalog.rules import PREFIX, CatalogError
 from services.catalog.servicer import CatalogServicer
 from services.catalog.serving import Serving
+from services.catalog.store import TargetStore
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.errors import NotFound
@@ -37,6 +38,12 @@ class Settings(ProcessSettings):
         _file,
         "File of the models; empty: the one that comes with Pictor.",
     )
+    catalog_database_url: str = setting(
+        "PICTOR_CATALOG_DATABASE_URL",
+        "",
+        str,
+        "SQLAlchemy URL of what operators want of models; empty: catalog.db in PICTOR_DATA_DIR.",
+    )
     stand_in: str = setting(
         "PICTOR_STAND_IN",
         "",
@@ -55,23 +62,30 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         OSError: If the address is taken.
     """
     catalog = await asyncio.to_thread(_catalog, settings)
-    serving = Serving(catalog, _stand_in(catalog, settings), asyncio.get_running_loop().time)
-    served = Served(
-        catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"],
-        catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server,
-        CatalogServicer(catalog, serving),
-    )
+    stand_in = _stand_in(catalog, settings)
     token = await asyncio.to_thread(service_token, settings.data_dir)
-    async with (
-        open_channel(settings.accounts_address, token) as accounts,
-        running_server(
-            settings.catalog_address, [served], AccountsAuthenticator(accounts), token
-        ) as bound,
-    ):
-        try:
-            yield bound
-        finally:
-            serving.close()
+    async with contextlib.AsyncExitStack() as stack:
+        url = settings.catalog_database_url
+        store = await TargetStore.open(
+            url or f"sqlite+aiosqlite:///{settings.data_dir / 'catalog.db'}"
+        )
+        stack.push_async_callback(store.close)
+        clock = asyncio.get_running_loop().time
+        serving = Serving(catalog, stand_in, clock, await store.all())
+        served = Served(
+            catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"],
+            catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server,
+            CatalogServicer(catalog, serving, store),
+        )
+        accounts = await stack.enter_async_context(open_channel(settings.accounts_address, token))
+        bound = await stack.enter_async_context(
+            running_server(
+                settings.catalog_address, [served], AccountsAuthenticator(accounts), token
+            )
+        )
+        # Before the server waits for the calls that are being answered.
+        stack.callback(serving.close)
+        yield bound
 
 
 def _catalog(settings: Settings) -> Catalog:

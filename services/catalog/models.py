@@ -47,7 +47,7 @@ PARAMETERS = (
 )
 TEXTS = ("name", "display_name", "owner", "family", "description", "license")
 REQUIRED = (*TEXTS, "aliases", "created", "operations", "limits", "defaults", "parameters")
-OPTIONAL = ("native_size", "checkpoint")
+OPTIONAL = ("native_size", "checkpoint", "dtypes", "acceleration")
 KINDS: dict[str, tuple[type, ...]] = {
     "a text": (str,),
     "a whole number": (int,),
@@ -112,6 +112,8 @@ def to_model(number: int, entry: Any) -> Model:
         limits=to_message(model_pb2.Limits, where, entry, "limits", complete=True),
         parameter_defaults=to_message(model_pb2.ParameterDefaults, where, entry, "defaults"),
         parameters=to_parameters(where, typed(where, entry, "parameters", "a table")),
+        dtypes=texts_of(where, entry, "dtypes") if "dtypes" in entry else (),
+        acceleration=texts_of(where, entry, "acceleration") if "acceleration" in entry else (),
     )
     if "checkpoint" in entry:
         model.checkpoint.CopyFrom(to_checkpoint(where, entry))

@@ -5,6 +5,7 @@ A rule is a sentence, which names key and value, and whether it holds.
 """
 
 import itertools
+import re
 from collections.abc import Iterable
 
 from pictor.catalog.v1 import model_pb2
@@ -13,6 +14,9 @@ from pictor.catalog.v1.model_pb2 import Limits, Model, ParameterDefaults, Parame
 PREFIX = "models/"
 # The limits that may be zero; everything else counts from 1.
 MAY_BE_ZERO = ("min_input_images", "max_input_images", "max_guidance_scale")
+DTYPES = ("bfloat16", "float16", "float32")
+# Which profiles there are, and which options they have, the device processes know.
+ACCELERATION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*(=[A-Za-z0-9_.-]+)?")
 
 
 class CatalogError(Exception):
@@ -35,7 +39,12 @@ def check_unique(models: Iterable[Model]) -> None:
 def check_model(where: str, model: Model) -> None:
     """Insist that the parts of an entry agree with each other."""
     # One after the other: the defaults are measured by limits that must themselves be sound.
-    rules = (limit_rules(model), default_rules(model), operation_rules(model))
+    rules = (
+        limit_rules(model),
+        default_rules(model),
+        operation_rules(model),
+        device_rules(model),
+    )
     for rule, holds in itertools.chain.from_iterable(rules):
         if not holds:
             raise CatalogError(f"{where}: {rule}")
@@ -109,3 +118,15 @@ def operation_rules(model: Model) -> Iterable[tuple[str, bool]]:
     yield rule, ("mask" in ignored) != paints
     rule = "parameters: strength must be ignored exactly where no operation adds noise to an image"
     yield rule, ("strength" in ignored) != adds_noise
+
+
+def device_rules(model: Model) -> Iterable[tuple[str, bool]]:
+    """List what must hold of the way in which devices compute the model."""
+    for dtype in model.dtypes:
+        yield f"dtypes: {dtype!r} is unknown; there are {', '.join(DTYPES)}", dtype in DTYPES
+    yield "dtypes: must name none twice", len(set(model.dtypes)) == len(model.dtypes)
+    for words in model.acceleration:
+        rule = f"acceleration: {words!r}: must be a profile's name, or name=option"
+        yield rule, bool(ACCELERATION.fullmatch(words))
+    names = [words.partition("=")[0] for words in model.acceleration]
+    yield "acceleration: must name no profile twice", len(set(names)) == len(names)

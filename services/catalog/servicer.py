@@ -12,6 +12,7 @@ from pictor.catalog.v1.catalog_service_pb2 import (
     ListModelsResponse,
     ListServingStatusesRequest,
     ListServingStatusesResponse,
+    UpdateServingRequest,
     WatchServingStatusesRequest,
 )
 from pictor.catalog.v1.model_pb2 import Model
@@ -25,6 +26,8 @@ from pictor.errors.v1 import error_reason_pb2
 from services import paging
 from services.catalog.catalog import Catalog
 from services.catalog.serving import Serving
+from services.catalog.store import TargetStore
+from services.catalog.targets import target_of
 from services.rpc.errors import InvalidRequest, invalid
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,6 +40,8 @@ REPORTED_STATES = (
     ServingStatus.STATE_LOADING,
     ServingStatus.STATE_READY,
     ServingStatus.STATE_FAILED,
+    ServingStatus.STATE_ON_DEMAND,
+    ServingStatus.STATE_STOPPED,
 )
 
 
@@ -47,11 +52,13 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
     Args:
         catalog: The models.
         serving: What is being served.
+        store: Keeps what operators want.
     """
 
-    def __init__(self, catalog: Catalog, serving: Serving) -> None:
+    def __init__(self, catalog: Catalog, serving: Serving, store: TargetStore) -> None:
         self._catalog = catalog
         self._serving = serving
+        self._store = store
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         """List a page of models."""
@@ -87,8 +94,19 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
         """Take a device process's report."""
         check_replica(request.replica)
         self._serving.report(request.replica, ttl_seconds(request))
-        desired = self._serving.desired_models(request.replica)
-        return ReportReplicaResponse(desired_models=desired)
+        return ReportReplicaResponse(
+            desired_models=self._serving.desired_models(request.replica),
+            stopped_models=self._serving.stopped_models(),
+            pinned_models=self._serving.pinned_models(),
+        )
+
+    async def UpdateServing(self, request: UpdateServingRequest, context: Context) -> ServingStatus:
+        """Take what an operator wants of a model."""
+        model = self._catalog.get(request.model).name
+        target = target_of(request)
+        await self._store.put(model, target)
+        self._serving.aim(model, target)
+        return self._serving.status(model)
 
     def _start(self, last: tuple[str, ...]) -> int:
         """Return the index after the model that a page token names."""
@@ -121,7 +139,8 @@ def check_replica(replica: Replica) -> None:
         if one.state not in REPORTED_STATES:
             raise _out_of_range(
                 f"replica.models[{number}].state",
-                f"{one.model!r} is reported in state {one.state}; give LOADING, READY or FAILED",
+                f"{one.model!r} is reported in state {one.state}; give LOADING, READY, FAILED,"
+                " ON_DEMAND or STOPPED",
             )
     for field, text in texts.items():
         if not text:

@@ -7,14 +7,19 @@ seconds. A stand-in is a model that answers for every model whose weights no dev
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from pictor.catalog.v1 import serving_pb2
 from pictor.catalog.v1.model_pb2 import Model
 from pictor.catalog.v1.serving_pb2 import Replica, ReplicaModel, ServingStatus
 from services.catalog.catalog import Catalog
+from services.catalog.targets import DEFAULT, Target
 from services.rpc.errors import Unavailable
+
+HELD = (ServingStatus.STATE_READY, ServingStatus.STATE_LOADING)
+AVAILABLE = (ServingStatus.STATE_READY, ServingStatus.STATE_ON_DEMAND)
+STOPPED = "an operator has stopped it; `pictor models serve` starts it again"
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,20 @@ class Serving:
         catalog: The models that there are.
         stand_in: `models/...` of the model that answers for those without weights; empty for none.
         clock: Returns seconds, monotonic.
+        targets: What operators want, by model.
     """
 
-    def __init__(self, catalog: Catalog, stand_in: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        stand_in: str,
+        clock: Callable[[], float],
+        targets: Mapping[str, Target] = MappingProxyType({}),
+    ) -> None:
         self._catalog = catalog
         self._stand_in = stand_in
         self._clock = clock
+        self._targets = dict(targets)
         self._reports: dict[str, Report] = {}
         self._changed = asyncio.Event()
         self._closed = False
@@ -66,11 +79,32 @@ class Serving:
         if self.statuses() != before:
             self._wake()
 
+    def aim(self, model: str, target: Target) -> None:
+        """Take what an operator wants of a model."""
+        self._targets[model] = target
+        self._wake()
+
     def desired_models(self, replica: Replica) -> list[str]:
         """List the models that a device process ought to hold ready: the stand-in first."""
         told = {model.name for one in replica.models if (model := self._catalog.find(one.model))}
-        names = [model.name for model in self._catalog.models if model.name in told]
+        names = [
+            model.name
+            for model in self._catalog.models
+            if model.name in told and replica.replica_id in self._holders(model.name)
+        ]
         return sorted(names, key=lambda name: name != self._stand_in)
+
+    def stopped_models(self) -> list[str]:
+        """List the models that no device process may hold."""
+        return [name for name, target in self._targets.items() if target.desired_replicas == 0]
+
+    def pinned_models(self) -> list[str]:
+        """List the models that stay where they are loaded."""
+        return [name for name, target in self._targets.items() if target.pinned]
+
+    def status(self, model: str) -> ServingStatus:
+        """Tell what is being served of one model."""
+        return self._status(model, list(self._live()))
 
     def statuses(self, models: Iterable[Model] | None = None) -> list[ServingStatus]:
         """Tell what is being served, of *models* or of all, in the order of the catalog."""
@@ -123,19 +157,39 @@ class Serving:
             else:
                 del self._reports[replica_id]
 
+    def _holders(self, name: str) -> list[str]:
+        """Name the device processes that ought to hold a model, those that do already first."""
+        list(self._live())  # forgets those that have run out
+        able = {
+            replica_id: report.models[name].state
+            for replica_id, report in self._reports.items()
+            if name in report.models
+        }
+        ordered = sorted(able, key=lambda one: (able[one] not in HELD, one))
+        return ordered[: self._target(name).desired_replicas]
+
+    def _target(self, name: str) -> Target:
+        return self._targets.get(name, DEFAULT)
+
     def _status(self, name: str, reports: Sequence[Report]) -> ServingStatus:
         told = [report.models[name] for report in reports if name in report.models]
-        if not told and self._stand_in and name != self._stand_in:
+        target = self._target(name)
+        stopped = target.desired_replicas == 0
+        if not told and not stopped and self._stand_in and name != self._stand_in:
             return self._stood_in(name, reports)
-        ready = sum(one.state == serving_pb2.ServingStatus.STATE_READY for one in told)
+        state = ServingStatus.STATE_STOPPED if told and stopped else _state(told)
+        available = state in AVAILABLE and not stopped
+        desired = 1 if told or name == self._stand_in else 0
         return ServingStatus(
             model=name,
-            state=_state(told),
-            available=ready > 0,
-            ready_replicas=ready,
-            desired_replicas=1 if told or name == self._stand_in else 0,
-            served_by=name if ready else "",
-            detail=_detail(told),
+            state=state,
+            available=available,
+            ready_replicas=sum(one.state == ServingStatus.STATE_READY for one in told),
+            desired_replicas=_first(target.desired_replicas, len(told) or desired),
+            served_by=name if available else "",
+            detail=STOPPED if stopped else _detail(told),
+            pinned=target.pinned,
+            loaded_fraction=max((one.loaded_fraction for one in told), default=0.0),
         )
 
     def _stood_in(self, name: str, reports: Sequence[Report]) -> ServingStatus:
@@ -161,12 +215,18 @@ def _state(told: Sequence[ReplicaModel]) -> ServingStatus.State.ValueType:
     states = {one.state for one in told}
     for state in (
         ServingStatus.STATE_READY,
+        ServingStatus.STATE_ON_DEMAND,
         ServingStatus.STATE_LOADING,
         ServingStatus.STATE_FAILED,
+        ServingStatus.STATE_STOPPED,
     ):
         if state in states:
             return state
     return ServingStatus.STATE_NO_WEIGHTS
+
+
+def _first(number: int | None, otherwise: int) -> int:
+    return otherwise if number is None else number
 
 
 def _detail(told: Sequence[ReplicaModel]) -> str:
@@ -175,6 +235,8 @@ def _detail(told: Sequence[ReplicaModel]) -> str:
         return "no device process has weights of the model"
     if state == ServingStatus.STATE_LOADING:
         return "the weights are being loaded"
+    if state == ServingStatus.STATE_ON_DEMAND:
+        return "the weights are loaded when a job asks for them"
     if state == ServingStatus.STATE_FAILED:
         failed = next(one for one in told if one.state == state)
         return failed.detail or "the weights cannot be loaded"

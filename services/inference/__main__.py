@@ -1,55 +1,26 @@
 """The inference service as a process: ``python -m services.inference``."""
 
 import contextlib
-import dataclasses
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from pictor.catalog.v1 import catalog_service_pb2_grpc
 from pictor.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from pictor.storage.v1 import storage_service_pb2_grpc
 from services.inference.dispatcher import Dispatcher
-from services.inference.executor import Executor, ExecutorSettings, open_executor
+from services.inference.executor import Executor, open_executor
 from services.inference.hub import Hub
 from services.inference.jobs import Jobs
 from services.inference.servicer import InferenceServicer
+from services.inference.settings import Settings
 from services.inference.store import JobStore
 from services.inference.watching import Watching
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
-from services.rpc.process import ProcessSettings, run_process
+from services.rpc.process import run_process
 from services.rpc.server import Served, running_server
-from services.rpc.settings import count, seconds, setting
-
-
-@dataclass(frozen=True)
-class Settings(ProcessSettings):
-    """What the inference service reads from the environment."""
-
-    inference_database_url: str = setting(
-        "PICTOR_INFERENCE_DATABASE_URL",
-        "",
-        str,
-        "SQLAlchemy URL of the jobs; empty: inference.db in PICTOR_DATA_DIR.",
-    )
-    executor: str = setting(
-        "PICTOR_EXECUTOR", "local", str, "Where jobs run: a file's name in executors/."
-    )
-    max_attempts: int = setting(
-        "PICTOR_JOB_ATTEMPTS",
-        "2",
-        count,
-        "How often a job is started before a lost device fails it.",
-    )
-    time_limit_seconds: float = setting(
-        "PICTOR_JOB_TIME_LIMIT",
-        "1800",
-        seconds,
-        "How long one attempt at a job may take, in seconds.",
-    )
 
 
 @contextlib.asynccontextmanager
@@ -61,18 +32,17 @@ async def running(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
         settings: Where everything is.
         environ: What the device process finds in its environment, besides the suite's addresses.
     """
-    token = service_token(settings.data_dir)
-    given = ExecutorSettings(_device_environ(settings, environ), token)
     async with (
-        open_executor(settings.executor, given) as executor,
-        serving(settings, executor, token) as bound,
+        open_executor(settings, environ) as executor,
+        serving(settings, executor) as bound,
     ):
         yield bound
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings, executor: Executor, token: str) -> AsyncIterator[str]:
+async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
     """Run the service with an executor that is open, and yield its address."""
+    token = service_token(settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         url = settings.inference_database_url
         store = await JobStore.open(
@@ -116,15 +86,6 @@ async def serving(settings: Settings, executor: Executor, token: str) -> AsyncIt
                 settings.inference_address, [served], AccountsAuthenticator(accounts), token
             )
         )
-
-
-def _device_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """Give the device process this process's settings, whatever they were read from."""
-    variables = {
-        field.metadata["variable"]: str(getattr(settings, field.name))
-        for field in dataclasses.fields(ProcessSettings)
-    }
-    return {**environ, **variables}
 
 
 def main(arguments: Sequence[str] = ()) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
+from services.inference.adapters import take_tags, without_tags
 from services.inference.refinement import check_refinement
 from services.inference.samplers import check_sampler
 from services.rpc.errors import InvalidRequest, invalid
@@ -20,7 +21,7 @@ from services.rpc.principals import Principal
 
 MAX_PREVIEWS = 20
 MOST_PRIORITY = 10
-MAX_NOTES = 50
+MAX_NOTES = 100
 MAX_NOTE_BYTES = 2_000
 MAX_IMAGES_WITHOUT_LIMIT = 1
 SEEDS = 2**32
@@ -38,15 +39,18 @@ def check_limits(generation: generation_pb2.Generation, model: model_pb2.Model) 
     """
     Check a model's documented limits: the prompt's length and the number of images.
 
+    Tags of adapters are no part of what the model reads, and do not count.
+
     Raises:
         InvalidRequest: With FIELD_REQUIRED, PROMPT_TOO_LONG or INPUT_IMAGE_COUNT.
     """
     limits, images = model.limits, len(generation.input_images)
+    prompt = without_tags(generation.prompt)
     webui = generation.prompt_syntax == generation_pb2.Generation.PROMPT_SYNTAX_WEBUI
-    if not generation.prompt.strip() and not images and not webui:
+    if not prompt.strip() and not images and not webui:
         raise invalid("generation.prompt", "prompt is empty", reasons.ERROR_REASON_FIELD_REQUIRED)
-    for field in ("prompt", "negative_prompt"):
-        length = len(getattr(generation, field))
+    lengths = {"prompt": len(prompt), "negative_prompt": len(generation.negative_prompt)}
+    for field, length in lengths.items():
         if length > limits.max_prompt_chars:
             raise invalid(
                 f"generation.{field}",
@@ -121,7 +125,7 @@ def admit(
     merged.CopyFrom(generation)
     merged.model = model.name
     merged.operation = _operation(generation, model)
-    notes = _merge_size(merged, model, image_size)
+    notes = [*take_tags(merged), *_merge_size(merged, model, image_size)]
     _merge_defaults(merged, model.parameter_defaults)
     if not merged.HasField("seed"):
         merged.seed = secrets.randbelow(SEEDS)
@@ -205,26 +209,29 @@ def _implied_operation(
 def _merge_size(
     merged: generation_pb2.Generation, model: model_pb2.Model, image_size: model_pb2.Size | None
 ) -> list[job_pb2.ParameterNote]:
-    """Let an init image give the size that the request leaves out, as near as the model can."""
-    keeps_size = merged.operation in (
-        model_pb2.OPERATION_IMAGE_TO_IMAGE,
-        model_pb2.OPERATION_INPAINT,
-    )
-    if image_size is None or not keeps_size:
+    """Let the first input image give the size that the request leaves out, as near as possible."""
+    if image_size is None or merged.operation == model_pb2.OPERATION_TEXT_TO_IMAGE:
         return []
+    drawn_anew = merged.operation == model_pb2.OPERATION_EDIT
+    given = merged.HasField("width_px") or merged.HasField("height_px")
+    if drawn_anew and (given or not merged.shape_from_image):
+        return []
+    pixels = image_size.width_px * image_size.height_px
+    if drawn_anew:
+        # The picture is a new one: of the first image it has the shape, of the model the area.
+        pixels = model.parameter_defaults.width_px * model.parameter_defaults.height_px or pixels
     notes = []
-    for field in ("width_px", "height_px"):
-        if merged.HasField(field):
+    for field, used in _fitting_sides(image_size, pixels, model.limits).items():
+        if merged.HasField(field):  # type: ignore[arg-type]  # one of two fields
             continue
-        given = getattr(image_size, field)
-        used = _nearest_side(given, model.limits)
+        asked = getattr(image_size, field)
         setattr(merged, field, used)
-        if used != given:
+        if used != asked:
             notes.append(
                 job_pb2.ParameterNote(
                     parameter=field,
                     treatment=job_pb2.ParameterNote.TREATMENT_TRANSLATED,
-                    requested=str(given),
+                    requested=str(asked),
                     used=str(used),
                     reason="the input image's side, brought to what the model draws",
                 )
@@ -232,9 +239,19 @@ def _merge_size(
     return notes
 
 
-def _nearest_side(side: int, limits: model_pb2.Limits) -> int:
+def _fitting_sides(size: model_pb2.Size, pixels: int, limits: model_pb2.Limits) -> dict[str, int]:
+    """Return the sides of a picture of about this shape and area that the model can draw."""
+    sides = {"width_px": size.width_px, "height_px": size.height_px}
+    area, longest = size.width_px * size.height_px, max(sides.values())
+    scale = math.sqrt(min(pixels, limits.max_pixels) / area)
+    scale = min(scale, limits.max_side_px / longest)
+    return {name: _nearest_side(side * scale, limits) for name, side in sides.items()}
+
+
+def _nearest_side(side: float, limits: model_pb2.Limits) -> int:
     multiple = limits.size_multiple_px
-    rounded = max(multiple, side // multiple * multiple)
+    # A side that is whole but for the last digit of a float must not lose a multiple.
+    rounded = max(multiple, int(side + 1e-6) // multiple * multiple)
     return min(max(rounded, limits.min_side_px), limits.max_side_px)
 
 
@@ -288,13 +305,6 @@ def _check_rest(merged: generation_pb2.Generation) -> None:
     if merged.output.format not in generation_pb2.Output.Format.values():
         value = merged.output.format
         raise invalid("generation.output.format", f"format {value} is none of the enum's values")
-    if merged.loras:
-        raise invalid(
-            "generation.loras",
-            f"adapter {merged.loras[0].adapter!r}: this server applies no LoRA adapters yet;"
-            " leave loras empty",
-            reasons.ERROR_REASON_FIELD_UNSUPPORTED,
-        )
 
 
 def _check_range(field: str, value: float, least: float, most: float) -> None:

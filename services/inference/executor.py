@@ -9,6 +9,7 @@ and is chosen by the file's name. It is the muscle, never the truth: after its l
 enough to run everything again.
 """
 
+import dataclasses
 import importlib
 import pkgutil
 from collections.abc import AsyncIterator, Mapping
@@ -18,6 +19,9 @@ from typing import Protocol, cast
 
 from pictor.worker.v1 import worker_pb2
 from services.inference import executors
+from services.inference.settings import Settings
+from services.rpc.principals import service_token
+from services.rpc.process import ProcessSettings
 from services.rpc.settings import SettingError
 
 
@@ -63,15 +67,31 @@ class ExecutorSettings:
     token: str
 
 
-def open_executor(name: str, settings: ExecutorSettings) -> AbstractAsyncContextManager[Executor]:
+def open_executor(
+    settings: Settings, environ: Mapping[str, str]
+) -> AbstractAsyncContextManager[Executor]:
     """
-    Open the executor of this name.
+    Open the executor that the settings name.
+
+    Args:
+        settings: Of the inference service.
+        environ: What device processes find in their environment, besides the suite's addresses.
 
     Raises:
-        SettingError: If there is none.
+        SettingError: If there is none of that name.
     """
+    name = settings.executor
     known = sorted(module.name for module in pkgutil.iter_modules(executors.__path__))
     if name not in known:
         raise SettingError(f"PICTOR_EXECUTOR={name!r}: must be one of {', '.join(known)}")
     module = importlib.import_module(f"{executors.__name__}.{name}")
-    return cast("AbstractAsyncContextManager[Executor]", module.open_executor(settings))
+    given = ExecutorSettings({**environ, **_variables(settings)}, service_token(settings.data_dir))
+    return cast("AbstractAsyncContextManager[Executor]", module.open_executor(given))
+
+
+def _variables(settings: ProcessSettings) -> dict[str, str]:
+    """Return this process's settings, whatever they were read from, for other processes."""
+    return {
+        field.metadata["variable"]: str(getattr(settings, field.name))
+        for field in dataclasses.fields(ProcessSettings)
+    }

@@ -25,6 +25,7 @@ from services.inference.hub import Hub
 from services.inference.store import JobStore
 from services.paging import decode_token, encode_token
 from services.rpc.errors import (
+    AlreadyExists,
     Canceled,
     Internal,
     NotFound,
@@ -38,6 +39,7 @@ from services.rpc.principals import caller
 log = structlog.get_logger()
 State = job_pb2.Job.State
 RESCUED_AT_ONCE = 1000
+_JOB_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 # Of the 4 MiB that a message may have; progress is added to each job.
 PAGE_BYTES = 3 * 1024 * 1024
 TERMINAL = frozenset(
@@ -83,10 +85,17 @@ class Jobs:
         served_by: str,
         receipt: Sequence[job_pb2.ParameterNote],
         priority: int = 0,
+        job_id: str = "",
+        retry_of: str = "",
     ) -> job_pb2.Job:
-        """Queue an admitted generation; the job is durable when this returns."""
+        """
+        Queue an admitted generation; the job is durable when this returns.
+
+        Raises:
+            AlreadyExists: If *job_id* is taken.
+        """
         job = job_pb2.Job(
-            name=f"jobs/{uuid.uuid4()}",
+            name=f"jobs/{job_id or uuid.uuid4()}",
             account=caller().account,
             state=job_pb2.Job.STATE_QUEUED,
             generation=generation,
@@ -97,11 +106,32 @@ class Jobs:
             served_by="" if served_by == generation.model else served_by,
             request_id=structlog.contextvars.get_contextvars().get("request_id", ""),
             create_time=_now(),
+            retry_of=retry_of,
         )
-        await self._store.insert(job)
+        if not await self._store.insert(job):
+            raise _taken(job.name)
         log.info("job.queued", job=job.name, model=generation.model, dialect=dialect)
         self._wake_dispatcher()
         return await self._with_progress(job)
+
+    async def check_free(self, job_id: str) -> None:
+        """
+        Insist that a caller may choose this id, or leaves the choice.
+
+        Raises:
+            InvalidRequest: If it is no UUID of version 4 in lower case.
+            AlreadyExists: If there is such a job, the caller's or another's.
+        """
+        if not job_id:
+            return
+        if not _JOB_ID.fullmatch(job_id):
+            raise invalid(
+                "job_id",
+                f"job_id {job_id[:60]!r} is not a UUID of version 4 in lower case,"
+                " such as c3b1e0e7-2f7c-4c66-bd13-97b6c2b87f1d",
+            )
+        if await self._store.get(f"jobs/{job_id}"):
+            raise _taken(f"jobs/{job_id}")
 
     async def get(self, name: str, *, preview: bool = False) -> job_pb2.Job:
         """
@@ -130,6 +160,24 @@ class Jobs:
         fitting = _fitting(rows[:count])
         token = encode_token(str(rows[fitting - 1][0])) if len(rows) > fitting else ""
         return [await self._with_progress(job) for _, job in rows[:fitting]], token
+
+    async def ended_badly(self, name: str) -> job_pb2.Job:
+        """
+        Read one of the caller's jobs that may be tried again: it has failed, or was canceled.
+
+        Raises:
+            NotFound: If there is none of this name, or another account's.
+            StateConflict: If it goes on, or has succeeded.
+        """
+        job = await self._own(name)
+        if job.state not in (job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED):
+            state = State.Name(job.state)
+            raise StateConflict(
+                f"the job is {state.removeprefix('STATE_').lower()}; only one that has failed or"
+                " was canceled is tried again",
+                metadata={"job": name, "state": state},
+            )
+        return job
 
     async def cancel(self, name: str) -> job_pb2.Job:
         """
@@ -182,8 +230,7 @@ class Jobs:
         """End an attempt with its result, unless it has lost its lease."""
         done = _changed(job, job_pb2.Job.STATE_SUCCEEDED)
         done.result.CopyFrom(result.job_result)
-        noted = {note.parameter for note in done.receipt}
-        done.receipt.extend(note for note in result.receipt if note.parameter not in noted)
+        _add_notes(done, result.receipt)
         done.progress.step_count = job.generation.step_count
         if newest := self._hub.progress(job.name):
             done.progress.CopyFrom(newest)
@@ -280,6 +327,27 @@ def _changed(job: job_pb2.Job, state: State.ValueType) -> job_pb2.Job:
     changed.state = state
     changed.revision += 1
     return changed
+
+
+def _taken(name: str) -> AlreadyExists:
+    return AlreadyExists(
+        f"there is a job {name.removeprefix('jobs/')!r} already; choose a new id for each request",
+        metadata={"job": name},
+    )
+
+
+def _add_notes(job: job_pb2.Job, notes: Sequence[job_pb2.ParameterNote]) -> None:
+    """Add the device's notes: what it did with a parameter is known better after than before."""
+    honoured = job_pb2.ParameterNote.TREATMENT_HONOURED
+    before = [note for note in job.receipt if note.treatment != honoured]
+    noted = {note.parameter for note in before}
+    added = [note for note in notes if note.parameter not in noted]
+    noted.update(note.parameter for note in added)
+    rest = [
+        note for note in job.receipt if note.treatment == honoured and note.parameter not in noted
+    ]
+    del job.receipt[:]
+    job.receipt.extend([*before, *added, *rest])
 
 
 def _sequence(page_token: str) -> int:

@@ -17,6 +17,7 @@ from pictor.inference.v1.inference_service_pb2 import (
     ListJobsResponse,
     ListSamplersRequest,
     ListSamplersResponse,
+    RetryJobRequest,
     WatchJobRequest,
     WatchJobResponse,
 )
@@ -31,6 +32,7 @@ from services.inference.admission import (
     model_id,
 )
 from services.inference.jobs import Jobs
+from services.inference.receipt import Receipt
 from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
 from services.inference.watching import Watching
@@ -76,21 +78,25 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         check_priority(request.priority, caller())
         model = await self._model(asked.model)
         check_limits(asked, model)
+        await self._jobs.check_free(request.job_id)
         size = None if request.validate_only else await self._input_size(asked)
         generation, notes = admit(asked, model, size)
+        receipt = Receipt(asked, request.receipt, strict=request.strict)
+        receipt.add(notes)
         status = await self._serving(model)
         if status.served_by != model.name:
             model = await self._model(status.served_by)
-            notes += adapt(generation, model)[1]
-        receipt = [*request.receipt, *notes, *ignored(asked, model)]
+            receipt.add(adapt(generation, model)[1])
+        receipt.add(ignored(asked, model))
         if request.validate_only:
-            return Job(generation=generation, receipt=receipt)
+            return Job(generation=generation, receipt=receipt.notes)
         return await self._jobs.create(
             generation,
             dialect=request.dialect,
             served_by=status.served_by,
-            receipt=receipt,
+            receipt=receipt.notes,
             priority=request.priority,
+            job_id=request.job_id,
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
@@ -107,6 +113,21 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def FinishJob(self, request: FinishJobRequest, context: Context) -> Job:
         return await self._jobs.finish(request.name)
+
+    async def RetryJob(self, request: RetryJobRequest, context: Context) -> Job:
+        before = await self._jobs.ended_badly(request.name)
+        model = await self._model(before.generation.model)
+        await self._input_size(before.generation)
+        status = await self._serving(model)
+        return await self._jobs.create(
+            before.generation,
+            dialect=before.dialect,
+            served_by=status.served_by,
+            receipt=before.receipt,
+            # A priority above 0 was a permission of whoever asked then.
+            priority=min(before.priority, 0),
+            retry_of=before.name,
+        )
 
     async def ListSamplers(
         self, request: ListSamplersRequest, context: Context

@@ -23,7 +23,12 @@ def adapt(
     """
     adapted = generation_pb2.Generation()
     adapted.CopyFrom(generation)
-    notes = [*_operation(adapted, model), *_images(adapted, model), *_numbers(adapted, model)]
+    notes = [
+        *_operation(adapted, model),
+        *_images(adapted, model),
+        *_adapters(adapted),
+        *_numbers(adapted, model),
+    ]
     return adapted, notes
 
 
@@ -59,6 +64,21 @@ def _images(adapted: generation_pb2.Generation, model: model_pb2.Model) -> list[
     ]
 
 
+def _adapters(adapted: generation_pb2.Generation) -> list[Note]:
+    requested = ", ".join(lora.adapter for lora in adapted.loras)
+    if not requested:
+        return []
+    del adapted.loras[:]
+    reason = "a stand-in draws, and adapters belong to the model that they were made for"
+    note = Note(
+        parameter="loras",
+        treatment=Note.TREATMENT_IGNORED,
+        requested=requested[:100],
+        reason=reason,
+    )
+    return [note]
+
+
 def _numbers(adapted: generation_pb2.Generation, model: model_pb2.Model) -> list[Note]:
     notes = []
     defaults = model.parameter_defaults
@@ -69,7 +89,18 @@ def _numbers(adapted: generation_pb2.Generation, model: model_pb2.Model) -> list
         notes.append(_translated("guidance_scale", f"{requested:g}", f"{used:g}"))
     if adapted.input_images and not adapted.HasField("strength"):
         adapted.strength = defaults.strength
-    adapted.step_count = min(adapted.step_count, model.limits.max_step_count)
+    steps, most = adapted.step_count, model.limits.max_step_count
+    if steps > most:
+        adapted.step_count = most
+        notes.append(
+            Note(
+                parameter="step_count",
+                treatment=Note.TREATMENT_CLAMPED,
+                requested=str(steps),
+                used=str(most),
+                reason="the stand-in's most",
+            )
+        )
     return notes
 
 

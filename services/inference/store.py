@@ -27,7 +27,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pictor.inference.v1 import job_pb2
@@ -95,13 +95,17 @@ class JobStore:
         """Give the connections back."""
         await self._engine.dispose()
 
-    async def insert(self, job: job_pb2.Job) -> None:
-        """Make a job durable, with its first event."""
-        async with self._engine.begin() as connection:
-            await connection.execute(
-                insert(JOBS).values(name=job.name, account=job.account, **_values(job))
-            )
-            await _add_event(connection, job)
+    async def insert(self, job: job_pb2.Job) -> bool:
+        """Make a job durable, with its first event; False if there is one of this name."""
+        try:
+            async with self._engine.begin() as connection:
+                await connection.execute(
+                    insert(JOBS).values(name=job.name, account=job.account, **_values(job))
+                )
+                await _add_event(connection, job)
+        except IntegrityError:
+            return False
+        return True
 
     @stamina.retry(on=OperationalError, attempts=None, timeout=AWAY_SECONDS, wait_max=2.0)
     async def change(self, job: job_pb2.Job) -> bool:

@@ -34,6 +34,8 @@ DETAILS_KEY = "grpc-status-details-bin"
 log = structlog.get_logger()
 OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
+    # The suite's processes start together: a second's wait, gRPC's own, would show in each start.
+    ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.use_local_subchannel_pool", 1),
 ]

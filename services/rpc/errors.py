@@ -6,6 +6,7 @@ Errors that cross a process boundary.
       Unauthenticated     UNAUTHENTICATED       no credential, or one that opens nothing
       PermissionDenied    PERMISSION_DENIED     a good credential without the scope
       NotFound            NOT_FOUND             no such thing, or another account's
+      AlreadyExists       ALREADY_EXISTS        the name that the caller chose is taken
       StateConflict       FAILED_PRECONDITION   the thing is in a state that does not permit this
       LeaseLost           ABORTED               a write of an attempt that is no longer the job's
       Exhausted           RESOURCE_EXHAUSTED    out of memory, credits or patience
@@ -103,6 +104,13 @@ class NotFound(SuiteError):
 
     code = grpc.StatusCode.NOT_FOUND
     default_reason = error_reason_pb2.ERROR_REASON_ROUTE_NOT_FOUND
+
+
+class AlreadyExists(SuiteError):
+    """The name that the caller chose is taken."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    default_reason = error_reason_pb2.ERROR_REASON_JOB_EXISTS
 
 
 class StateConflict(SuiteError):

@@ -17,6 +17,7 @@ from services.rpc.settings import SettingError, setting
 from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
+from services.storage.remote import Network, RemoteImages, networks
 from services.storage.resizing import Resizer
 from services.storage.servicer import StorageServicer
 from services.storage.store import open_store
@@ -44,6 +45,12 @@ class Settings(ProcessSettings):
         "",
         str,
         "Where bytes are kept, e.g. file:///srv/pictor/assets; empty: assets in the data folder.",
+    )
+    fetch_networks: tuple[Network, ...] = setting(
+        "PICTOR_FETCH_NETWORKS",
+        "",
+        networks,
+        "Networks besides public ones from which images are fetched by URL, e.g. 10.0.0.0/8.",
     )
 
     @property
@@ -81,7 +88,12 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         served = Served(
             SERVICE,
             storage_service_pb2_grpc.add_StorageServiceServicer_to_server,
-            StorageServicer(assets, Resizer(spool_dir), settings.base_url),
+            StorageServicer(
+                assets,
+                RemoteImages(spool_dir, settings.fetch_networks),
+                Resizer(spool_dir),
+                settings.base_url,
+            ),
         )
         authenticator = AccountsAuthenticator(accounts)
         yield await stack.enter_async_context(

@@ -7,7 +7,7 @@ anything is decoded, so an image of a few bytes cannot unfold into gigabytes.
 
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pictor.errors.v1 import error_reason_pb2
 from services.rpc.errors import InvalidRequest, invalid
@@ -19,6 +19,8 @@ MEDIA_TYPES = {
     "MPO": "image/jpeg",
     "WEBP": "image/webp",
 }
+# Values of EXIF's orientation for which a picture is shown with its sides exchanged.
+LYING = (5, 6, 7, 8)
 # 8192 x 8192: four times the area of the largest image that a family draws.
 MOST_PIXELS = 64 * 1024 * 1024
 
@@ -53,7 +55,7 @@ class Picture(NamedTuple):
 
 def inspect(file: BinaryIO) -> Picture:
     """
-    Tell what an image is, and decode it to see that it is complete. Blocks.
+    Tell what an image is, upright, and decode it to see that it is complete. Blocks.
 
     Args:
         file: The image, at any position.
@@ -67,6 +69,8 @@ def inspect(file: BinaryIO) -> Picture:
             raise _too_many_pixels(f"{width_px} x {height_px} pixels are")
         try:
             image.load()
+            if image.getexif().get(ExifTags.Base.Orientation) in LYING:
+                width_px, height_px = height_px, width_px
         except Exception as error:  # noqa: BLE001 - parsers raise whatever they stumble over
             raise _not_an_image(f"the image is damaged or incomplete ({error})") from None
         return Picture(MEDIA_TYPES[str(image.format)], width_px, height_px)

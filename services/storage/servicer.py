@@ -12,6 +12,7 @@ from pictor.errors.v1 import error_reason_pb2
 from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
 from services.rpc.errors import SuiteError, invalid
 from services.storage.assets import Assets
+from services.storage.remote import RemoteImages
 from services.storage.resizing import Resizer
 
 Context = ServicerContext[Any, Any]
@@ -28,12 +29,16 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
 
     Args:
         assets: The assets of the suite.
+        remote: Images that lie elsewhere.
         resizer: Makes images of other sizes.
         base_url: The URL of the gateway, without a slash at its end.
     """
 
-    def __init__(self, assets: Assets, resizer: Resizer, base_url: str) -> None:
+    def __init__(
+        self, assets: Assets, remote: RemoteImages, resizer: Resizer, base_url: str
+    ) -> None:
         self._assets = assets
+        self._remote = remote
         self._resizer = resizer
         self._base_url = base_url
 
@@ -86,6 +91,14 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
         """Delete an asset and its bytes."""
         await self._assets.delete(request.name)
         return empty_pb2.Empty()
+
+    async def FetchImage(
+        self, request: storage_service_pb2.FetchImageRequest, context: Context
+    ) -> AsyncIterator[storage_service_pb2.FetchImageResponse]:
+        """Send the bytes of an image that lies elsewhere."""
+        async with contextlib.aclosing(self._remote.fetch(request.url)) as chunks:
+            async for chunk in chunks:
+                yield storage_service_pb2.FetchImageResponse(chunk=chunk)
 
     async def ResizeImage(
         self,

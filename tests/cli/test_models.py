@@ -41,3 +41,28 @@ async def test_a_stand_in_is_named(stand_in_shell: Any):
 
     assert lines[1].split()[:2] == ["pictor/shapes", "ready"]
     assert lines[2].split()[:3] == ["black-forest-labs/FLUX.1-dev", "stand-in", "pictor/shapes"]
+
+
+async def test_a_model_is_stopped_and_served_again(office: Any):
+    """
+    Both commands say what they have done, and the list shows it.
+    """
+    stopped = await office.run("models", "stop", "shapes")
+    served = await office.run("models", "serve", "pictor/shapes", "--replicas", "2", "--pin")
+    listed = (await office.run("models")).output.splitlines()[1]
+
+    assert (stopped.status, served.status) == (0, 0)
+    assert "pictor/shapes: stopped" in stopped.output
+    assert served.output == "pictor/shapes: wanted by 2 device processes, pinned\n"
+    assert "no weights, pinned" in listed
+
+
+async def test_an_unknown_model_cannot_be_served(office: Any):
+    """
+    The error names the model, in one line.
+    """
+    outcome = await office.run("models", "serve", "nobody/nothing")
+
+    assert outcome.status == 1
+    assert "nobody/nothing" in outcome.errors
+    assert len(outcome.errors.splitlines()) == 1

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -133,10 +134,12 @@ class House:
     inference: Inference
     environ: dict[str, str]
 
-    def client(self, key: str | None = None, **options: object) -> httpx.AsyncClient:
+    def client(
+        self, key: str | None = None, headers: dict[str, str] | None = None, **options: object
+    ) -> httpx.AsyncClient:
         """Make a client that sends an API key; an empty one sends none."""
         key = self.api_key if key is None else key
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        headers = {**({"authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30, **options)
 
     @contextlib.asynccontextmanager
@@ -145,8 +148,13 @@ class House:
         async with open_channel(address, self.api_key) as channel:
             yield accounts_service_pb2_grpc.AccountsServiceStub(channel)
 
-    async def key(self, *scopes: str, new_account: bool = False) -> tuple[str, str]:
-        """Make a key; return its secret and its name."""
+    async def key(
+        self, *scopes: str, new_account: bool = False, seconds: float | None = None
+    ) -> tuple[str, str]:
+        """Make a key, which may end after some seconds; return its secret and its name."""
+        wish = api_key_pb2.ApiKey(scopes=scopes)
+        if seconds is not None:
+            wish.expire_time.FromNanoseconds(int((time.time() + seconds) * 1e9))
         async with self.accounts() as stub:
             if new_account:
                 wanted = accounts_service_pb2.CreateAccountRequest()
@@ -156,9 +164,7 @@ class House:
                 page = await stub.ListAccounts(accounts_service_pb2.ListAccountsRequest())
                 account = page.accounts[0].name
             made = await stub.CreateApiKey(
-                accounts_service_pb2.CreateApiKeyRequest(
-                    parent=account, api_key=api_key_pb2.ApiKey(scopes=scopes)
-                )
+                accounts_service_pb2.CreateApiKeyRequest(parent=account, api_key=wish)
             )
         return made.secret, made.api_key.name
 
@@ -187,6 +193,11 @@ class House:
             inference_service_pb2.ListJobsRequest(page_size=1000)
         )
         return list(listed.jobs)
+
+    async def job(self, job_id: str) -> job_pb2.Job:
+        """Return one job."""
+        request = inference_service_pb2.GetJobRequest(name=f"jobs/{job_id}")
+        return await self.inference.stub.GetJob(request)
 
     async def uploads(self) -> int:
         """Count the assets that callers have sent."""

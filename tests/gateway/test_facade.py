@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import time
+import uuid
 
 import httpx_sse
 import pytest
@@ -228,6 +230,202 @@ async def test_a_caller_who_leaves_cancels_its_job(house, delivery):
     assert state == "STATE_CANCELED"
 
 
+def new_id():
+    return str(uuid.uuid4())
+
+
+async def test_a_caller_that_waits_can_watch_and_cancel_under_its_own_id(house):
+    """
+    The id is known before the request is sent; the job it names is shown, watched and canceled.
+    """
+    job_id = new_id()
+    with house.held():
+        async with house.client() as client:
+            waiting = asyncio.create_task(
+                client.post("/test/json", json={"prompt": "a"}, headers={"x-pictor-job": job_id})
+            )
+            await asyncio.wait_for(house.executor.started.wait(), 5)
+            shown = await client.get(f"/test/jobs/{job_id}")
+            canceled = await client.post(f"/test/jobs/{job_id}/cancel")
+            reply = await waiting
+
+    assert shown.json()["id"] == job_id
+    assert canceled.json() == {"state": "STATE_CANCELED"}
+    assert reply.status_code == 499
+    assert reply.headers["x-pictor-job"] == job_id
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("path", ["/test/json", "/test/form"])
+async def test_a_taken_id_is_409_and_draws_nothing(house, path, own):
+    """
+    Whose job it is makes no difference; nothing is stored, and clients are told not to repeat it.
+    """
+    headers = {"x-pictor-job": new_id()}
+    async with house.client() as client:
+        made = await client.post("/test/json", json={"prompt": "a"}, headers=headers)
+    key = None if own else (await house.key("inference", new_account=True))[0]
+    jobs, uploads = len(await house.jobs()), await house.uploads()
+    options = {"json": {"prompt": "a"}}
+    if path == "/test/form":
+        options = {"data": {"prompt": "a"}, "files": {"image": ("a", png((64, 64)))}}
+    async with house.client(key) as client:
+        reply = await client.post(path, headers=headers, **options)
+
+    assert made.status_code == 200
+    assert reply.status_code == 409
+    assert reply.headers["x-should-retry"] == "false"
+    assert "x-pictor-job" not in reply.headers
+    assert headers["x-pictor-job"] in reply.json()["oops"]
+    assert (len(await house.jobs()), await house.uploads()) == (jobs, uploads)
+
+
+@pytest.mark.parametrize("job_id", ["1", "C3B1E0E7-2F7C-4C66-BD13-97B6C2B87F1D", "../x"])
+async def test_an_id_that_is_no_uuid_is_refused(house, job_id):
+    """
+    Who chooses an id chooses one that nobody can guess.
+    """
+    async with house.client() as client:
+        headers = {"x-pictor-job": job_id}
+        reply = await client.post("/test/json", json={"prompt": "a"}, headers=headers)
+
+    assert reply.status_code == 400
+    assert reply.json()["field"] == "x-pictor-job"
+
+
+async def raw_replies(house, *headers, version="1.1"):
+    """Send one request; return the heads of all its responses, the last one's body aside."""
+    host, _, port = house.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = b'{"prompt": "a"}'
+    lines = [
+        f"POST /test/json HTTP/{version}",
+        f"host: {host}",
+        f"authorization: Bearer {house.api_key}",
+        f"content-length: {len(body)}",
+        "connection: close",
+        *headers,
+    ]
+    writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+    heads = []
+    while not heads or heads[-1].startswith("HTTP/1.1 1"):
+        heads.append((await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode())
+        yield heads[-1]
+    writer.close()
+    await writer.wait_closed()
+
+
+def header_of(head, name):
+    lines = (line.partition(": ") for line in head.split("\r\n"))
+    return next((value for key, _, value in lines if key == name), None)
+
+
+async def test_early_hints_tell_the_job_while_it_runs(house):
+    """
+    Who asks for it gets a first response, 103, with the job; the picture comes in the second one.
+    """
+    with house.held():
+        replies = raw_replies(house, "Prefer: early-hints")
+        hint = await anext(replies)
+        job_id = header_of(hint, "x-pictor-job")
+        state = await state_of(house, job_id)
+    last = await anext(replies)
+
+    assert hint.startswith("HTTP/1.1 103 Early Hints\r\n")
+    assert state in ("STATE_QUEUED", "STATE_RUNNING")
+    assert last.startswith("HTTP/1.1 200 ")
+    assert header_of(last, "x-pictor-job") == job_id
+    assert header_of(last, "preference-applied") == "early-hints"
+    assert [head async for head in replies] == []
+
+
+@pytest.mark.parametrize(("headers", "version"), [([], "1.1"), (["Prefer: early-hints"], "1.0")])
+async def test_nobody_else_gets_two_responses(house, headers, version):
+    """
+    Python's http.client takes a 103 for the answer, and HTTP/1.0 has none: so it is asked for.
+    """
+    heads = [head async for head in raw_replies(house, *headers, version=version)]
+
+    assert len(heads) == 1
+    assert " 200 " in heads[0]
+    assert header_of(heads[0], "preference-applied") is None
+
+
+async def test_clients_that_skip_hints_are_not_disturbed_by_them(house):
+    """
+    A client like httpx reads over the 103 to the picture; an error after it has its own status.
+    """
+    async with house.client(headers={"prefer": "early-hints"}) as client:
+        drawn = await client.post("/test/json", json={"prompt": "a"})
+        refused = await client.post("/test/json", json={})
+        with house.held():
+            late = await client.post("/impatient/json", json={"prompt": "a"})
+
+    assert (drawn.status_code, refused.status_code) == (200, 400)
+    assert late.status_code == 504
+
+
+async def test_who_is_strict_is_refused_what_would_be_ignored(house):
+    """
+    The error names parameter, value and reason; nothing is queued or stored for it.
+    """
+    jobs, uploads = len(await house.jobs()), await house.uploads()
+    async with house.client(headers={"prefer": "handling=strict"}) as client:
+        reply = await client.post("/test/json", json={"prompt": "a", "guidence": 3})
+        form = await client.post(
+            "/test/form",
+            data={"prompt": "a", "sede": "4"},
+            files={"image": ("a", png((64, 64)))},
+        )
+
+    assert reply.status_code == form.status_code == 400
+    assert reply.headers["preference-applied"] == "handling=strict"
+    assert reply.json() == {
+        "oops": "guidence 3 would be ignored: this API has no such parameter",
+        "field": "guidence",
+    }
+    assert (len(await house.jobs()), await house.uploads()) == (jobs, uploads)
+
+
+async def test_a_strict_request_that_is_honoured_is_drawn(house):
+    """
+    The answer says that the preference was followed.
+    """
+    async with house.client(headers={"prefer": "handling=strict"}) as client:
+        reply = await client.post("/test/json", json={"prompt": "a"})
+
+    assert reply.status_code == 200
+    assert reply.headers["preference-applied"] == "handling=strict"
+    assert "ignored" not in reply.headers["x-pictor-receipt"]
+
+
+async def test_without_strict_the_same_is_noted(house):
+    """
+    The receipt has a line for it in the header, and the sentence in the job.
+    """
+    async with house.client() as client:
+        reply = await client.post("/test/json", json={"prompt": "a", "guidence": 3})
+        job = (await client.get(f"/pictor/v1/jobs/{reply.json()['id']}")).json()
+
+    assert reply.status_code == 200
+    assert "preference-applied" not in reply.headers
+    assert reply.headers["x-pictor-receipt"] == (
+        "guidence=ignored; model=honoured; prompt=honoured"
+    )
+    assert job["receipt"][0]["reason"] == "this API has no such parameter"
+
+
+async def test_a_key_in_the_query_is_no_parameter(house):
+    """
+    It gets neither into the receipt nor into a refusal.
+    """
+    async with house.client("", headers={"prefer": "handling=strict"}) as client:
+        reply = await client.get("/test/json", params={"prompt": "a", "key": house.api_key})
+
+    assert reply.status_code == 200, reply.text
+    assert "key" not in reply.headers["x-pictor-receipt"]
+
+
 async def test_whoever_waits_too_long_is_told_the_job(house):
     """
     The job goes on; its id is in the header of the 504.
@@ -272,3 +470,30 @@ async def test_unknown_paths_outside_of_all_prefixes_have_a_plain_answer(house):
 
     assert reply.status_code == 404
     assert reply.json()["error"]["code"] == 404
+
+
+@pytest.mark.parametrize("path", ["/no%0Awhere", "/pictor/v1/no%0Awhere", "/test/no%0Awhere"])
+async def test_a_path_with_a_line_break_is_nowhere(house, path):
+    """
+    Nothing is sent in a form that no API documents, whatever a path holds.
+    """
+    async with house.client() as client:
+        reply = await client.get(path)
+
+    assert reply.status_code == 404
+    assert reply.headers["content-type"] == "application/json"
+
+
+async def test_an_answer_does_not_wait_for_the_callers_acknowledgement(house):
+    """
+    On a connection that is kept open, head and body of an answer go out at once: Nagle's algorithm
+    would hold the body back for 40 ms.
+    """
+    seconds = []
+    async with house.client() as client:
+        for _ in range(10):
+            started = time.monotonic()
+            await client.get("/test/samplers")
+            seconds.append(time.monotonic() - started)
+
+    assert min(seconds[1:]) < 0.03

@@ -81,3 +81,24 @@ def test_a_text_and_a_name_have_a_length():
     ]
     assert "prompt has 100001 characters; at most 100000 are accepted" in error.value.message
     assert len(error.value.message) < 300
+
+
+def test_fields_within_an_object_are_blamed_by_their_place():
+    """
+    At any depth, and beside the others; an object that is null has no fields.
+    """
+    fields = Fields({"config": {"image": {"size": 5}, "seed": "a"}, "other": 3, "none": None})
+    config = fields.within("config", fields.value("config"))
+    image = config.within("image", config.value("image"))
+
+    assert image.text("size") is config.integer("seed") is None
+    assert fields.within("none", None).text("size") is None
+    assert not fields.within("other", 3).given("size")
+    with pytest.raises(InvalidRequest) as error:
+        fields.check()
+    assert [v.field for v in error.value.violations] == [
+        "config.image.size",
+        "config.seed",
+        "other",
+    ]
+    assert "other must be an object; it is a number" in error.value.message

@@ -1,9 +1,12 @@
 import base64
+import io
 
 import pytest
+from PIL import Image
 
-from gateway.images import InputFile, decode_base64
+from gateway.images import InputFile, decode_base64, size_of
 from services.rpc.errors import InvalidRequest
+from tests.gateway.house import png
 
 CONTENT = bytes(range(256))
 PLAIN = base64.b64encode(CONTENT).decode()
@@ -47,3 +50,48 @@ def test_a_file_is_converted_when_its_turn_comes():
     file = InputFile("mask", PLAIN, convert=lambda content: content[:2])
 
     assert file.content() == CONTENT[:2]
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_the_size_of_an_image_is_read_from_its_beginning(form):
+    """
+    From bytes, from base64 and from a data URL with white space; nothing is decoded for it.
+    """
+    content = png((640, 480), form)
+    text = base64.encodebytes(content).decode()
+    for source in (content, text, f"data:image/{form};base64,{text}", text.rstrip("=\n")):
+        assert size_of(InputFile("image", source)) == (640, 480)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_the_size_of_a_large_image_is_known_too(form):
+    """
+    Wherever the text is cut; of WebP nothing is known without the end.
+    """
+    noise = io.BytesIO()
+    Image.effect_noise((1300, 1200), 100).save(noise, form, lossless=True)
+    text = base64.b64encode(noise.getvalue()).decode()
+
+    assert len(text) > 1024 * 1024
+    for shift in range(4):
+        assert size_of(InputFile("image", " " * shift + text)) == (1300, 1200)
+
+
+def test_the_size_of_a_photograph_is_as_it_is_shown():
+    """
+    A camera that was held upright turns the sides around.
+    """
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(file, "JPEG", exif=exif)
+
+    assert size_of(InputFile("image", file.getvalue())) == (48, 64)
+
+
+@pytest.mark.parametrize("source", [b"", "", "no image!", "https://a.test/b.png", b"\x89PNG"])
+def test_what_is_no_image_has_no_size(source):
+    """
+    It is refused when its turn comes, and not here.
+    """
+    assert size_of(InputFile("image", source)) is None

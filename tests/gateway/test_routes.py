@@ -51,9 +51,12 @@ def test_no_two_routes_match_the_same_request(one, other):
 @pytest.mark.parametrize(("dialect", "operation"), OPERATIONS)
 def test_a_dialects_routes_lie_below_its_prefixes(dialect, operation):
     """
-    An unknown neighbour of a route is answered in the same envelope as the route.
+    An unknown neighbour of a route is answered in the same envelope as the route. What stands
+    behind a colon has no neighbours: its path without it is another one's.
     """
-    assert any(operation.path.startswith(prefix) for prefix in dialect.prefixes)
+    behind_a_colon = operation.path.rpartition("}")[2].startswith(":")
+    below = any(operation.path.startswith(prefix) for prefix in dialect.prefixes)
+    assert below or behind_a_colon
 
 
 def test_no_dialect_lies_below_the_native_api():

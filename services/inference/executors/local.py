@@ -1,171 +1,194 @@
 """
-The local executor: one device process beside this one, started again whenever it ends.
+The local executor: device processes beside this one, one for each device.
 
-The process is a child that ends when its standard input is closed, so it never outlives its parent.
-It prints one line of JSON with its address; everything after that is gRPC.
+``PICTOR_DEVICE=auto`` begins with one process at once and adds one for each further GPU, counted in
+the meantime by a child: counting means importing torch, which this process never does.
 """
 
 import asyncio
 import contextlib
-import json
+import os
 import sys
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-import grpc
 import structlog
 
-from pictor.worker.v1 import worker_pb2, worker_service_pb2, worker_service_pb2_grpc
-from services.inference.executor import DeviceLost, ExecutorSettings
-from services.inference.worker.__main__ import WorkerSettings
-from services.rpc.channels import open_channel
-from services.rpc.errors import DeadlineExceeded, Unavailable
-from services.rpc.principals import SUITE, become, caller
-from services.rpc.settings import read
+from pictor.worker.v1 import worker_pb2
+from services.inference.device_process import DeviceProcess
+from services.inference.executor import ExecutorSettings
+from services.inference.worker.devices import AUTO, further, may_have_gpus
+from services.inference.worker.settings import WorkerSettings
+from services.rpc.process import ProcessSettings
+from services.rpc.settings import count, read, setting
 
-MODULE = "services.inference.worker"
-STOP_SECONDS = 5.0
-FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 10.0
-# A process that lived this long has not failed to start.
-HEALTHY_SECONDS = 30.0
+# So many more assignments than another must a process hold that has the model, before the other one
+# is given one and loads the model too.
+LOAD_WORTH_JOBS = 4
+COUNT_MODULE = "services.inference.worker.devices"
+# Threads that spin while they wait for each other starve those that they wait for.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class LocalSettings(ProcessSettings):
+    """What the local executor reads, besides the settings of its device processes."""
+
+    device_jobs: int = setting(
+        "PICTOR_DEVICE_JOBS",
+        "32",
+        count,
+        "How many jobs a device process is given at once.",
+    )
+
+
 @contextlib.asynccontextmanager
 async def open_executor(settings: ExecutorSettings) -> AsyncIterator["LocalExecutor"]:
-    """Keep a device process running within the block."""
-    # The child reads the same environment: what is wrong with it stops this process, at once.
-    read(WorkerSettings, settings.environ)
+    """
+    Keep device processes running within the block.
+
+    Raises:
+        SettingError: If a setting of theirs breaks its rule: better here at once than there.
+    """
+    names = read(WorkerSettings, settings.environ).devices
     executor = LocalExecutor(settings)
-    keeping = asyncio.create_task(executor.keep_running())
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(executor.close)
+        executor.start(names)
+        if names == (AUTO,):
+            executor.start_further()
+        # Now the processes start, whatever the caller does next without awaiting anything.
+        await asyncio.sleep(0)
         yield executor
-    finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
 
 
 class LocalExecutor:
     """
-    Gives assignments to a child process.
+    Gives assignments to child processes.
 
     Args:
-        settings: The child's environment, and the token that it accepts.
+        settings: The children's environment, and the token that they accept.
     """
-
-    slot_count = 1
 
     def __init__(self, settings: ExecutorSettings) -> None:
         self._settings = settings
-        self._channel: grpc.aio.Channel | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._device_jobs = read(LocalSettings, settings.environ).device_jobs
+        self._processes: list[DeviceProcess] = []
+        self._tasks: list[asyncio.Task[None]] = []
         self._up = asyncio.Event()
 
+    @property
+    def slot_count(self) -> int:
+        """How many assignments the processes that are up run at the same moment."""
+        return self._device_jobs * len(self._processes_up())
+
+    def start(self, names: Sequence[str]) -> None:
+        """Start a process for each of the named devices."""
+        environ = child_environ(self._settings.environ, names)
+        for name in names:
+            process = DeviceProcess(name, environ, self._settings.token, self._changed)
+            self._processes.append(process)
+            self._tasks.append(asyncio.create_task(process.keep_running()))
+
+    def start_further(self) -> None:
+        """Start a process for each GPU beside the first, when they have been counted."""
+        if may_have_gpus():
+            self._tasks.append(asyncio.create_task(self._start_further()))
+
+    async def close(self) -> None:
+        """End all processes."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def ready(self) -> None:
-        """Wait until the process has told its address."""
+        """Wait until a process has told its address."""
         await self._up.wait()
 
     async def run(self, assignment: worker_pb2.Assignment) -> AsyncIterator[worker_pb2.Report]:
         """
-        Give the process an assignment and pass on what it reports.
+        Give an assignment to the process that is best placed, and pass on what it reports.
 
         Raises:
-            DeviceLost: If the process ends or does not answer.
+            DeviceLost: If that process ends or does not answer; the others' attempts go on.
         """
-        await self._up.wait()
-        assert self._channel is not None
-        become(SUITE)
-        call = worker_service_pb2_grpc.WorkerServiceStub(self._channel).Run(
-            worker_service_pb2.RunRequest(assignment=assignment)
-        )
+        process = await self._choose(assignment.model.name)
+        process.running_count += 1
         try:
-            async for response in call:
-                yield response.report
-        except (Unavailable, DeadlineExceeded) as error:
-            self._kill()
-            raise DeviceLost(error.message) from error
-        except asyncio.CancelledError:
-            # The channel is closed when the process ends, which cancels its calls, not this task.
-            task = asyncio.current_task()
-            if task and task.cancelling():
-                raise
-            raise DeviceLost("the process ended") from None
+            async with contextlib.aclosing(process.run(assignment)) as reports:  # type: ignore[type-var]  # an async generator
+                async for report in reports:
+                    yield report
         finally:
-            call.cancel()
+            process.running_count -= 1
 
     async def finish(self, job: str) -> None:
-        """Tell the process that what it has of a job is enough."""
-        if self._channel is None or not self._up.is_set():
-            return
-        stub = worker_service_pb2_grpc.WorkerServiceStub(self._channel)
-        request = worker_service_pb2.FinishRequest(job=job)
-        before = caller()
-        become(SUITE)
-        try:
-            await stub.Finish(request)
-        finally:
-            become(before)
+        """Tell every process that what it has of a job is enough; only one of them draws it."""
+        await asyncio.gather(*(process.finish(job) for process in self._processes_up()))
 
-    def _kill(self) -> None:
-        """End a process that does not answer: it may hang, and would be given the next job."""
-        if self._process and self._process.returncode is None:
-            self._process.kill()
-
-    async def keep_running(self) -> None:
-        """Start the process, and start it again when it ends; more slowly if it ends at once."""
-        pause = FIRST_PAUSE_SECONDS
+    async def _choose(self, model: str) -> DeviceProcess:
         while True:
-            started = time.monotonic()
-            try:
-                await self._run_once()
-            except Exception:
-                log.exception("device.start_failed")
-            lived = time.monotonic() - started
-            pause = FIRST_PAUSE_SECONDS if lived > HEALTHY_SECONDS else pause
-            log.warning("device.ended", lived_seconds=round(lived, 1), pause_seconds=pause)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            await self._up.wait()
+            up = self._processes_up()
+            if len(up) == 1:
+                return up[0]
+            held = await asyncio.gather(*(process.models() for process in up))
+            # One may have ended while it was asked.
+            known = {p: models for p, models in zip(up, held, strict=True) if p.is_up}
+            if known:
+                return best_placed(known, model)
 
-    async def _run_once(self) -> None:
-        self._process = process = await asyncio.create_subprocess_exec(
+    def _processes_up(self) -> list[DeviceProcess]:
+        return [process for process in self._processes if process.is_up]
+
+    def _changed(self) -> None:
+        if self._processes_up():
+            self._up.set()
+        else:
+            self._up.clear()
+
+    async def _start_further(self) -> None:
+        counting = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            MODULE,
-            stdin=asyncio.subprocess.PIPE,
+            COUNT_MODULE,
             stdout=asyncio.subprocess.PIPE,
             env=dict(self._settings.environ),
         )
         try:
-            address = await _address(process)
-            if not address:
-                return
-            log.info("device.started", pid=process.pid, address=address)
-            async with open_channel(address, self._settings.token) as self._channel:
-                self._up.set()
-                await process.wait()
+            told, _ = await counting.communicate()
         finally:
-            self._up.clear()
-            await _end(process)
+            if counting.returncode is None:
+                counting.kill()
+                await counting.wait()
+        if counting.returncode or not told.strip().isdigit():
+            log.warning("devices.not_counted", code=counting.returncode)
+            return
+        self.start(further(int(told)))
 
 
-async def _address(process: asyncio.subprocess.Process) -> str:
-    """Read the line with the process's address; empty if it ended before it had one."""
-    assert process.stdout is not None
-    line = await process.stdout.readline()
-    return str(json.loads(line)["address"]) if line else ""
+def best_placed(known: Mapping[DeviceProcess, Collection[str]], model: str) -> DeviceProcess:
+    """
+    Choose among processes with the models that they hold: the least busy.
+
+    Having to load the model counts like ``LOAD_WORTH_JOBS`` assignments.
+    """
+
+    def cost(process: DeviceProcess) -> int:
+        return process.running_count + (0 if model in known[process] else LOAD_WORTH_JOBS)
+
+    return min(known, key=cost)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Close the process's standard input, and kill it if that does not end it."""
-    if process.returncode is not None:
-        return
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+def child_environ(environ: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """
+    Return the environment of the processes of these devices.
+
+    What the operator has set stays. Several processes on the CPU share its cores.
+    """
+    on_cpu = sum(name == "cpu" for name in names)
+    threads = {}
+    if on_cpu > 1:
+        threads["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // on_cpu))
+    return {**PATIENT, **threads, **environ}

@@ -10,17 +10,15 @@ and ends when its standard input does, so that it does not outlive the process t
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import json
 import os
-import pathlib
-import re
 import signal
 import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator, Mapping, MutableMapping
-from dataclasses import dataclass
 
 from pictor.catalog.v1 import catalog_service_pb2_grpc
 from pictor.storage.v1 import storage_service_pb2_grpc
@@ -29,15 +27,15 @@ from services.inference.worker.attempts import Attempts
 from services.inference.worker.device import Device
 from services.inference.worker.replica import Replica
 from services.inference.worker.servicer import WorkerServicer
+from services.inference.worker.settings import WorkerSettings
 from services.rpc import logs
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
-from services.rpc.process import ProcessSettings, run_until_stopped
+from services.rpc.process import run_until_stopped
 from services.rpc.server import Served, running_server
-from services.rpc.settings import address, count, read, setting, switch
+from services.rpc.settings import SettingError, read
 
-MODELS = pathlib.Path(__file__).parents[3] / "models"
 # The libraries read these when they are imported: weights come from this machine, nothing is
 # asked of a hub, nothing is told to anybody, and no checkpoint brings code.
 OFFLINE: Mapping[str, str] = {
@@ -51,60 +49,6 @@ OFFLINE: Mapping[str, str] = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
 }
-
-
-def device(text: str) -> str:
-    """Parse a device's name."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise ValueError("must be auto, cpu, mps, cuda or cuda:N")
-    return text
-
-
-def folders(text: str) -> tuple[pathlib.Path, ...]:
-    """Parse folders separated as in PATH."""
-    parts = [part for part in text.split(os.pathsep) if part] or [str(MODELS)]
-    return tuple(pathlib.Path(part).expanduser().absolute() for part in parts)
-
-
-@dataclass(frozen=True)
-class WorkerSettings(ProcessSettings):
-    """
-    What a device process reads.
-
-    Raises:
-        SettingError: From ``settings.read``, if a value breaks its rule.
-    """
-
-    worker_address: str = setting(
-        "PICTOR_WORKER_ADDRESS",
-        "127.0.0.1:0",
-        address,
-        "Where the device process listens; port 0 for any.",
-    )
-    device: str = setting(
-        "PICTOR_DEVICE",
-        "auto",
-        device,
-        "Device to draw on: auto, cpu, mps, cuda or cuda:N.",
-    )
-    model_folders: tuple[pathlib.Path, ...] = setting(
-        "PICTOR_MODEL_FOLDERS",
-        "",
-        folders,
-        "Folders of weights, separated as in PATH; empty: models/ beside services/.",
-    )
-    batch_rows: int = setting(
-        "PICTOR_BATCH_ROWS",
-        "8",
-        count,
-        "How many images share a forward of the model at most.",
-    )
-    keep: bool = setting(
-        "PICTOR_WORKER_KEEP",
-        "false",
-        switch,
-        "Whether the device process goes on when its standard input ends.",
-    )
 
 
 @contextlib.asynccontextmanager
@@ -134,7 +78,7 @@ async def running(settings: WorkerSettings, replica_id: str = "") -> AsyncIterat
         served = Served(
             worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"],
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server,
-            WorkerServicer(attempts),
+            WorkerServicer(attempts, torch_thread),
         )
         stack.callback(torch_thread.close)
         server = running_server(
@@ -174,7 +118,7 @@ def announce(bound: str, replica_id: str) -> None:
 
 def main() -> None:
     """Run a device process until it is stopped or its standard input ends."""
-    settings = read(WorkerSettings, os.environ)
+    settings = _settings()
     go_offline(os.environ)
     logs.configure(settings.log_level, settings.log_form)
     if not settings.keep:
@@ -183,6 +127,18 @@ def main() -> None:
     # The device's thread may be reading weights for minutes yet, and nobody waits for them.
     sys.stderr.flush()
     os._exit(0)
+
+
+def _settings() -> WorkerSettings:
+    """Read the settings of one process; one that is wrong ends it with a line, and status 1."""
+    try:
+        settings = read(WorkerSettings, os.environ)
+    except SettingError as error:
+        sys.exit(f"pictor: {error}")
+    if len(settings.devices) > 1:
+        shown = ",".join(settings.devices)
+        sys.exit(f"pictor: PICTOR_DEVICE={shown!r}: one device process draws on one device")
+    return settings
 
 
 def go_offline(environ: MutableMapping[str, str]) -> None:
@@ -211,8 +167,21 @@ async def _in_background(replica: Replica) -> AsyncIterator[None]:
 
 
 def _new_engine(settings: WorkerSettings):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    engine = importlib.import_module("services.inference.worker.engine")
-    return engine.Engine(settings.device, settings.model_folders, settings.batch_rows)
+    # The import makes a third of a million objects, and all stay: looking through them once and
+    # again would take a sixth of its time.
+    gc.disable()
+    try:
+        engine = importlib.import_module("services.inference.worker.engine")
+    finally:
+        gc.freeze()
+        gc.enable()
+    return engine.Engine(
+        settings.device,
+        settings.model_folders,
+        settings.batch_rows,
+        settings.device_memory,
+        settings.host_memory,
+    )
 
 
 def _stop_at_end_of_input() -> None:

@@ -20,6 +20,7 @@ from pictor.worker.v1 import worker_pb2
 from services.inference.samplers import Choice, resolve
 from services.inference.worker import notes
 from services.inference.worker.drawing import Drawing
+from services.inference.worker.extras import Extras
 from services.inference.worker.families.family import Canvas, Family
 from services.inference.worker.frames import Frame, Size, frame, resized
 from services.inference.worker.inputs import Inputs
@@ -54,6 +55,7 @@ class DrawingInProgress:
         assignment: Says what to draw.
         inputs: The pictures to start from.
         reports: Is told how far it is.
+        extras: What the request adds to the model.
 
     Attributes:
         rows: One an image.
@@ -69,6 +71,7 @@ class DrawingInProgress:
         assignment: worker_pb2.Assignment,
         inputs: Inputs,
         reports: Reports,
+        extras: Extras,
     ) -> None:
         model = assignment.model
         asked = _readable(assignment.generation, loaded.family)
@@ -78,7 +81,7 @@ class DrawingInProgress:
         loaded.require(operation)
         _require_few(inputs.references, loaded.family, operation)
         self._loaded, self._model, self._generation = loaded, model, generation
-        self._inputs, self._reports = inputs, reports
+        self._inputs, self._reports, self._extras = inputs, reports, extras
         self._choice = _choice(generation, loaded.family)
         self._shape = _shape(generation, model, loaded.family, inputs)
         usable, self._clamped = notes.at_least_one_step(
@@ -101,9 +104,18 @@ class DrawingInProgress:
                     deadline=reports.deadline,
                     remaining_steps=generation.step_count,
                 ),
+                # Where each needs the model to itself, no two rows have the same variant.
+                (extras.adapters, seed, id(self))
+                if loaded.acceleration.rows_alone
+                else extras.adapters,
             )
-            for passes in self._passes
+            for passes, seed in zip(self._passes, self._seeds, strict=True)
         ]
+
+    @property
+    def model(self) -> str:
+        """The name of the model that it uses."""
+        return self._loaded.name
 
     @property
     def is_done(self) -> bool:
@@ -120,6 +132,20 @@ class DrawingInProgress:
         """
         self._reports.check()
 
+    @property
+    def bucketed(self) -> bool:
+        """Whether batches of its model should have few different sizes."""
+        return self._loaded.acceleration.bucketed
+
+    def turn_to(self, row: Row) -> None:
+        """Make the model what a row needs; see Extras.activate."""
+        self._extras.activate(self._loaded)
+        self._loaded.acceleration.turn_to(row)
+
+    def forget(self, row: Row) -> None:
+        """Drop what the model keeps of a row that has ended."""
+        self._loaded.acceleration.forget(row)
+
     def result(self) -> Drawing:
         """Give the pictures the requested size, and say what became of the request."""
         images = [self._finished(row.picture) for row in self.rows]
@@ -127,12 +153,14 @@ class DrawingInProgress:
         receipt = [
             *self._unread,
             *self._clamped,
+            *self._extras.notes,
             *notes.of_size(self._shape, self._model),
             *notes.of_own_size(drawn, self._shape),
             *notes.of_inputs(self._inputs, self._shape),
             *notes.of_unused(self._generation, self._loaded.family),
             *notes.of_schedule(self._choice, call.pipeline.scheduler.config),
             *notes.of_interruption(sum(self._steps), self._steps_in_all),
+            *notes.of_acceleration(self._loaded.acceleration),
         ]
         seconds = time.monotonic() - self._started
         return Drawing(images, self._seeds, call.sampler, receipt, inference_seconds=seconds)
@@ -141,6 +169,7 @@ class DrawingInProgress:
         """End every row where it stands."""
         for row in self.rows:
             row.abandon()
+            self.forget(row)
 
     def _new_passes(self, index: int) -> Passes:
         if self._generation.HasField("tiles") and self._inputs.image:
@@ -203,6 +232,7 @@ class DrawingInProgress:
     ) -> PipelineCall:
         return PipelineCall(
             loaded=self._loaded,
+            extras=self._extras,
             canvas=canvas,
             choice=self._choice,
             shape=shape,

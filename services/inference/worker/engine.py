@@ -6,7 +6,7 @@ shape of the same denoiser with one forward, whoever they belong to and however 
 goes on from there by itself, to its next step or to its picture.
 
 Importing this module imports torch, which takes seconds: ``device`` does it in its own thread. All
-methods but ``load`` run in that thread.
+methods run in that thread.
 """
 
 import gc
@@ -14,31 +14,32 @@ import pathlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import diffusers
 import structlog
 import torch
 import transformers
 
-from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2
 from pictor.worker.v1 import worker_pb2
 from services.inference.worker.batches import Batch
-from services.inference.worker.checkpoints import find, unreadable
 from services.inference.worker.drawing import Drawing
 from services.inference.worker.drawing_in_progress import DrawingInProgress
 from services.inference.worker.evaluations import Answers
+from services.inference.worker.extras import Shelf
 from services.inference.worker.inputs import Inputs
-from services.inference.worker.order import choose
+from services.inference.worker.memory import budget
+from services.inference.worker.order import Timings, choose
 from services.inference.worker.reports import Reports
+from services.inference.worker.residency import Residency
 from services.inference.worker.rows import Row
-from services.inference.worker.weights import LoadedModel, load
+from services.inference.worker.weights import LoadedModel
 from services.rpc.errors import Exhausted, SuiteError
 
 BATCH_ROWS = 8
-# How much the last forward counts in the estimate of the next one's time.
-NEWEST = 0.3
+# What libraries say of a full memory without an error class of its own.
+FULL = ("not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 log = structlog.get_logger()
 
@@ -49,6 +50,7 @@ class Underway:
 
     drawing: DrawingInProgress
     outcome: "Future[Drawing]"
+    load_seconds: float
 
 
 class Engine:
@@ -59,19 +61,30 @@ class Engine:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         folders: The model folders.
         batch_rows: How many images share a forward at most.
+        device_bytes: Device memory that models may take; None: a share of what is free.
+        host_bytes: Likewise of the host, for models that have left the device.
+
+    Attributes:
+        residency: The models.
     """
 
     def __init__(
-        self, device: str, folders: Sequence[pathlib.Path], batch_rows: int = BATCH_ROWS
+        self,
+        device: str,
+        folders: Sequence[pathlib.Path],
+        batch_rows: int = BATCH_ROWS,
+        device_bytes: int | None = None,
+        host_bytes: int | None = None,
     ) -> None:
         self._device = _device(device)
-        self._folders = folders
         self._batch_rows = batch_rows
-        self._models: dict[str, LoadedModel] = {}
+        self._shelf = Shelf(folders)
+        bounds = budget(self._device, device_bytes, host_bytes)
+        self.residency = Residency(self._device, folders, bounds)
         self._rows: dict[Row, Underway] = {}
         self._batches: dict[object, Batch] = {}
         self._most_rows: dict[object, int] = {}
-        self._step_seconds: dict[object, float] = {}
+        self._timings = Timings()
         for library in (diffusers, transformers):
             library.logging.set_verbosity_error()
             library.logging.disable_progress_bar()
@@ -83,65 +96,39 @@ class Engine:
         return str(self._device)
 
     @property
-    def models(self) -> frozenset[str]:
-        """The names of the models that are loaded. May be read from any thread."""
-        return frozenset(self._models)
-
-    @property
     def is_busy(self) -> bool:
         """Whether there is a step to take."""
         return bool(self._rows)
 
-    def load(self, model: model_pb2.Model) -> float:
-        """
-        Load a model, unless it is loaded. May be called from another thread than the rest.
-
-        Returns:
-            How long it took, in seconds; 0 where it was loaded before.
-
-        Raises:
-            Internal: With WEIGHTS_UNREADABLE.
-            Exhausted: With DEVICE_OUT_OF_MEMORY.
-        """
-        if model.name in self._models:
-            return 0.0
-        started = time.monotonic()
-        place = find(model.checkpoint, self._folders)
-        if place is None:
-            raise unreadable(model.name, "they are not on this machine")
-        try:
-            self._models[model.name] = load(model, place, self._device)
-        except (MemoryError, RuntimeError) as error:
-            raise self._told(error) from None
-        seconds = time.monotonic() - started
-        log.info("model.loaded", model=model.name, seconds=round(seconds, 2))
-        return seconds
-
     def begin(
         self,
+        loaded: LoadedModel,
         assignment: worker_pb2.Assignment,
         inputs: Inputs,
         reports: Reports,
         outcome: "Future[Drawing]",
+        *,
+        load_seconds: float = 0.0,
     ) -> None:
         """
-        Take up a drawing with a model that is loaded.
+        Take up a drawing.
 
         Args:
+            loaded: The model, in use by this drawing; it is released at the drawing's end.
             assignment: Says what to draw.
             inputs: The pictures to start from.
             reports: Is told how far it is; stopping it ends the drawing at its next step.
             outcome: Gets the drawing, or the error that ended it.
+            load_seconds: How long reading the model took.
         """
-        if not outcome.set_running_or_notify_cancel():
-            return
         try:
-            loaded = self._models[assignment.model.name]
-            drawing = DrawingInProgress(loaded, assignment, inputs, reports)
+            extras = self._shelf.find(assignment.generation, loaded)
+            drawing = DrawingInProgress(loaded, assignment, inputs, reports, extras)
         except Exception as error:  # noqa: BLE001 - it goes to who waits for the drawing
+            self.residency.release(loaded.name)
             outcome.set_exception(error)
             return
-        underway = Underway(drawing, outcome)
+        underway = Underway(drawing, outcome, load_seconds)
         self._rows |= dict.fromkeys(drawing.rows, underway)
 
     def step(self) -> None:
@@ -151,22 +138,24 @@ class Engine:
             for row in [row for row in self._rows if row.is_new]:
                 self._go_on(row)
             if waiting := list(self._rows):
-                self._answer(choose(waiting, self._most, self._expected_seconds))
+                self._answer(choose(waiting, self._most, self._timings))
             self._forget_batches()
 
     def _answer(self, rows: Sequence[Row]) -> None:
         key, started = rows[0].key, time.monotonic()
         if rows[0].module is None:
             self._go_on(rows[0])
+            self._timings.note(key, 1, time.monotonic() - started)
             return
         try:
+            self._rows[rows[0]].drawing.turn_to(rows[0])
             answers = self._batch(rows[0]).forward({row: row.asked for row in rows})
         except Exception as error:  # noqa: BLE001 - it goes to whose row it is
             self._bear(rows, error)
             return
         for row in rows:
             self._go_on(row, answers[row])
-        self._note_seconds(key, time.monotonic() - started)
+        self._timings.note(key, len(rows), time.monotonic() - started)
 
     def _bear(self, rows: Sequence[Row], error: Exception) -> None:
         """End the row that cannot be answered; where there are several, find out which it is."""
@@ -190,18 +179,36 @@ class Engine:
         if underway is None:
             return
         try:
+            if row.module is None:
+                # It encodes its prompt, or calls its denoiser itself.
+                underway.drawing.turn_to(row)
             row.go_on(answers)
             if row.is_done:
                 del self._rows[row]
+                underway.drawing.forget(row)
             if underway.drawing.is_done:
-                underway.outcome.set_result(underway.drawing.result())
+                result = underway.drawing.result()
+                self.residency.release(underway.drawing.model)
+                underway.outcome.set_result(replace(result, load_seconds=underway.load_seconds))
         except Exception as error:  # noqa: BLE001 - it goes to whose row it is
             self._end(underway, self._told(error))
+
+    def fail(self, error: Exception) -> None:
+        """End everything that is under way: something went wrong that is no row's own fault."""
+        for underway in dict.fromkeys(self._rows.values()):
+            self._end(underway, error)
+        self._rows.clear()
+        self._batches.clear()
 
     def _end(self, underway: Underway, error: Exception) -> None:
         for row in underway.drawing.rows:
             self._rows.pop(row, None)
-        underway.drawing.abandon()
+        try:
+            underway.drawing.abandon()
+        except Exception:
+            # What cleaning up raises must not keep the caller waiting.
+            log.exception("drawing.not_abandoned")
+        self.residency.release(underway.drawing.model)
         underway.outcome.set_exception(error)
 
     def _end_unwanted(self) -> None:
@@ -214,7 +221,7 @@ class Engine:
     def _batch(self, row: Row) -> Batch:
         if row.key not in self._batches:
             assert row.module is not None
-            self._batches[row.key] = Batch(row.module)
+            self._batches[row.key] = Batch(row.module, bucketed=self._rows[row].drawing.bucketed)
         return self._batches[row.key]
 
     def _forget_batches(self) -> None:
@@ -225,18 +232,10 @@ class Engine:
     def _most(self, key: object) -> int:
         return self._most_rows.get(key, self._batch_rows)
 
-    def _expected_seconds(self, key: object) -> float:
-        return self._step_seconds.get(key, 0.0)
-
-    def _note_seconds(self, key: object, seconds: float) -> None:
-        before = self._step_seconds.get(key, seconds)
-        self._step_seconds[key] = before + NEWEST * (seconds - before)
-
     def _told(self, error: Exception) -> Exception:
         """Say it clearly if the device's memory is full, and free what can be freed."""
-        # The CPU's allocator has no error class of its own.
         told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not told and "not enough memory" not in str(error):
+        if not told and not any(words in str(error) for words in FULL):
             return error
         error.__traceback__ = None  # its frames hold the tensors
         gc.collect()

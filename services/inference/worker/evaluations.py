@@ -73,6 +73,7 @@ class Evaluator:
         module: The denoiser.
         record: What the family says of it.
         ask: Takes evaluations of one step, and returns the denoiser's answers.
+        foresees: Whether the second call of a step is asked for with the first.
     """
 
     def __init__(
@@ -80,10 +81,13 @@ class Evaluator:
         module: torch.nn.Module,
         record: Denoiser,
         ask: Callable[[Sequence[Evaluation]], Answers],
+        *,
+        foresees: bool = True,
     ) -> None:
         self._module = module
         self._record = record
         self._ask = ask
+        self._foresees = foresees
         self._signature = inspect.signature(module.forward)
         self._prepared = Prepared(record)
         self._last_step: list[Evaluation] = []
@@ -120,7 +124,9 @@ class Evaluator:
 
     def _foreseen(self, evaluation: Evaluation) -> list[Evaluation]:
         known = self._last_step
-        if len(self._this_step) > 1 or not known or not evaluation.is_like(known[0]):
+        if not self._foresees or len(self._this_step) > 1 or not known:
+            return []
+        if not evaluation.is_like(known[0]):
             return []
         later = [one.at(evaluation) for one in known[1:]]
         return [one for one in later if one.shape == evaluation.shape]

@@ -24,6 +24,10 @@ class Size(NamedTuple):
     def __str__(self) -> str:
         return f"{self.width_px}x{self.height_px}"
 
+    def reduced(self, scale: float) -> "Size":
+        """Make both sides smaller, to one pixel at least."""
+        return Size(*(max(1, round(side * scale)) for side in self))
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -63,6 +67,11 @@ class Placement:
         cut = canvas.crop((self.left_px, self.top_px, right, bottom))
         return resized(cut, self.size)
 
+    def reduced(self, scale: float) -> "Placement":
+        """Make everything smaller."""
+        sizes = (self.size, self.canvas, self.scaled)
+        return _centred(*(size.reduced(scale) for size in sizes))
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -85,6 +94,16 @@ class Frame:
     def finish(self, picture: Image.Image) -> Image.Image:
         """Make the result of a picture of the canvas's size."""
         return self.enlarged.onto(picture) if self.enlarged else self.inputs.off(picture)
+
+    def reduced(self, side_px: int) -> "Frame":
+        """Make everything so much smaller that no side of the result is longer than *side_px*."""
+        scale = min(1.0, side_px / max(self.requested))
+        return Frame(
+            self.requested.reduced(scale),
+            self.canvas.reduced(scale),
+            self.inputs.reduced(scale),
+            self.enlarged and self.enlarged.reduced(scale),
+        )
 
 
 def frame(

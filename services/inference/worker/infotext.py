@@ -4,6 +4,7 @@ import json
 
 from pictor.inference.v1 import generation_pb2
 from pictor.storage.v1 import resampling_pb2
+from services.inference.adapters import with_tags
 from services.inference.samplers import AUTOMATIC, SCHEDULES
 
 SAME_FACTOR = 0.01
@@ -51,7 +52,7 @@ def infotext(generation: generation_pb2.Generation, *, seed: int, sampler: str, 
             ("SD upscale upscaler", upscaler),
         ]
     pairs.append(("Version", "Pictor"))
-    lines = [generation.prompt]
+    lines = [with_tags(generation.prompt, generation.loras)]
     if generation.negative_prompt:
         lines.append(f"Negative prompt: {generation.negative_prompt}")
     return "\n".join([*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs)])

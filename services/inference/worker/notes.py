@@ -7,6 +7,7 @@ from pictor.catalog.v1 import model_pb2
 from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.job_pb2 import ParameterNote
 from services.inference.samplers import Choice
+from services.inference.worker.acceleration import Acceleration
 from services.inference.worker.families.family import Family
 from services.inference.worker.frames import Frame, Size
 from services.inference.worker.inputs import Inputs
@@ -88,6 +89,13 @@ def of_schedule(choice: Choice, config: Mapping[str, Any]) -> Iterator[Parameter
         return
     reason = "the model's own sampler has no such schedule; name a sampler that has"
     yield _note(ParameterNote.TREATMENT_IGNORED, "schedule", choice.schedule.name, "", reason)
+
+
+def of_acceleration(acceleration: Acceleration) -> Iterator[ParameterNote]:
+    """Say which lossy profiles the operator has turned on: the picture is not the plain model's."""
+    for words in acceleration.lossy:
+        reason = f"the model is served with {words}, which is lossy"
+        yield _note(ParameterNote.TREATMENT_TRANSLATED, "model", "", words, reason)
 
 
 def at_least_one_step(

@@ -3,10 +3,11 @@ One image, drawn by one whole call of the official pipeline, whose denoiser is a
 outside: what the call does around it stays diffusers' own.
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from services.inference.samplers import Choice, name_of
 from services.inference.worker import previews
 from services.inference.worker.attention import Conditions
 from services.inference.worker.evaluations import Evaluator
+from services.inference.worker.extras import Extras
 from services.inference.worker.families.family import Canvas
-from services.inference.worker.frames import Frame, resized
+from services.inference.worker.frames import Frame
 from services.inference.worker.reports import Reports
 from services.inference.worker.rows import Row
 from services.inference.worker.weights import LoadedModel
@@ -63,6 +65,7 @@ class PipelineCall:
 
     Attributes:
         loaded: The model.
+        extras: What the request adds to the model.
         canvas: What it draws on.
         choice: The sampler and the schedule.
         shape: The way from the canvas to the requested size.
@@ -76,6 +79,7 @@ class PipelineCall:
     """
 
     loaded: LoadedModel
+    extras: Extras
     canvas: Canvas
     choice: Choice
     shape: Frame
@@ -89,6 +93,7 @@ class PipelineCall:
     row: Row = field(init=False)
     previews_shown: int = 0
     predictions: previews.Predictions | None = None
+    writer: previews.Writer | None = None
     conditions: Conditions | None = None
 
     @property
@@ -107,38 +112,58 @@ class PipelineCall:
             Internal: With OUTPUT_NOT_FINITE, if the model does not draw a picture.
         """
         self.row = row
+        # An image may take several calls, and what was kept of one of them is wrong for the next.
+        self.loaded.acceleration.forget(row)
         self.reports.phase(Progress.PHASE_ENCODING)
         self.pipeline = pipeline = self._pipeline()
-        if self.preview_count:
-            self.predictions = previews.Predictions(pipeline.scheduler)
-        drawn = pipeline(
-            **self.loaded.family.arguments(self.canvas),
-            # On the CPU: a seed must give the same image on every device.
-            generator=torch.Generator("cpu").manual_seed(self.seed),
-            output_type="np",
-            callback_on_step_end=self._on_step_end,
-            **self._changing(),
-        ).images[0]
+        generation = self.extras.inscribe(pipeline, self.canvas.generation)
+        self._read_prompts(pipeline, generation)
+        canvas = replace(self.canvas, generation=generation)
+        with self._previewing(pipeline):
+            drawn = pipeline(
+                **self.loaded.family.arguments(canvas),
+                # On the CPU: a seed must give the same image on every device.
+                generator=torch.Generator("cpu").manual_seed(self.seed),
+                output_type="np",
+                callback_on_step_end=self._on_step_end,
+                **self._changing(),
+            ).images[0]
         return _picture(drawn)
+
+    def _read_prompts(self, pipeline: Any, generation: generation_pb2.Generation) -> None:
+        """Say who encodes the prompts, whose words the tokenizers know by now."""
+        if generation.prompt_syntax == WEBUI and self.loaded.family.reads_attention:
+            self.conditions = self.texts.conditions(generation)
+            pipeline.encode_prompt = self.conditions.encode_prompt(pipeline)
+        elif hasattr(pipeline, "encode_prompt"):
+            pipeline.encode_prompt = self.texts.once(pipeline.encode_prompt)
 
     def _changing(self) -> dict[str, list[str]]:
         if self.conditions is None or not self.conditions.changes:
             return {}
         return {"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
 
+    @contextlib.contextmanager
+    def _previewing(self, pipeline: Any) -> Iterator[None]:
+        """Show what was drawn so far within the block, if anybody wants to see it."""
+        if not (self.preview_count and self.loaded.family.spatial):
+            yield
+            return
+        self.predictions = previews.Predictions(pipeline.scheduler)
+        self.writer = previews.Writer(self.shape)
+        try:
+            yield
+        finally:
+            self.writer.close()
+
     def _pipeline(self) -> Any:
         pipeline = self.loaded.pipeline(self.canvas.operation, self.choice)
-        generation = self.canvas.generation
-        if generation.prompt_syntax == WEBUI and self.loaded.family.reads_attention:
-            self.conditions = self.texts.conditions(generation)
-            pipeline.encode_prompt = self.conditions.encode_prompt(pipeline)
-        elif hasattr(pipeline, "encode_prompt"):
-            pipeline.encode_prompt = self.texts.once(pipeline.encode_prompt)
         if record := self.loaded.family.denoiser:
             module = getattr(pipeline, record.part)
             asking = functools.partial(self.row.ask, module)
             # Past the pipeline's own __setattr__, which would note the class in its config.
-            pipeline.__dict__[record.part] = Evaluator(module, record, asking)
+            alone = self.loaded.acceleration.rows_alone
+            pipeline.__dict__[record.part] = Evaluator(module, record, asking, foresees=not alone)
         return pipeline
 
     def _on_step_end(
@@ -157,7 +182,7 @@ class PipelineCall:
         if index + 1 == pipeline.num_timesteps:
             _require_finite(bool(torch.isfinite(tensors["latents"]).all()))
             return tensors
-        if self.preview_count:
+        if self.writer:
             self._show(done, each, step, tensors["latents"])
         if "prompt_embeds" in tensors and self.conditions:
             tensors["prompt_embeds"] = self.conditions.after(pipeline, done)
@@ -170,25 +195,25 @@ class PipelineCall:
         if self.previews_shown >= len(steps) or done < steps[self.previews_shown]:
             return
         predicted = self.predictions.latents if self.predictions else None
-        rough = previews.rough_picture(
+        sketch = self.loaded.sketcher.sketch(
             self.loaded.family,
             self.pipeline,
             latents if predicted is None else predicted,
             self.shape.canvas,
         )
-        if rough is None:
-            return
-        whole = self.shape.finish(resized(rough, self.shape.canvas))
-        self.reports.preview(
-            Preview(
+        if sketch and self.writer:
+            preview = Preview(
                 image_index=self.index,
                 preview_index=self.previews_shown,
                 step=step,
                 media_type="image/jpeg",
-                content=previews.file_of(whole),
             )
-        )
+            self.writer.write(sketch, functools.partial(self._send, preview))
         self.previews_shown += 1
+
+    def _send(self, preview: Preview, content: bytes) -> None:
+        preview.content = content
+        self.reports.preview(preview)
 
 
 def _picture(drawn: np.ndarray[Any, np.dtype[np.float32]]) -> Image.Image:

@@ -72,6 +72,13 @@ class Reports:
         """Report what the device does next."""
         self.check()
         self._progress.phase = phase
+        self._progress.ClearField("loaded_fraction")
+        self._send(self._progress)
+
+    def loaded(self, fraction: float) -> None:
+        """Report how much of the weights has been read, 0 to 1; raises nothing."""
+        self._progress.phase = Progress.PHASE_LOADING
+        self._progress.loaded_fraction = fraction
         self._send(self._progress)
 
     def step(self, done: int, count: int) -> None:

@@ -43,10 +43,14 @@ class Row:
     Args:
         draw: Runs the whole call; it is given the row, and returns the picture.
         standing: Decides when its turn comes.
+        variant: Equal for rows for which the model is the same, with its adapters.
     """
 
-    def __init__(self, draw: Callable[["Row"], Any], standing: Standing) -> None:
+    def __init__(
+        self, draw: Callable[["Row"], Any], standing: Standing, variant: object = ()
+    ) -> None:
         self.standing = standing
+        self._variant = variant
         self.picture: Any = None
         self._greenlet = greenlet(lambda _: draw(self))
         # What is logged within the call carries the job's name, as around it.
@@ -81,7 +85,7 @@ class Row:
         """Equal for rows that can share a forward; a row that calls no denoiser has its own."""
         if not self._asked:
             return self
-        return (id(self._module), self._asked[0].shape)
+        return (id(self._module), self._variant, self._asked[0].shape)
 
     def go_on(self, answers: Answers = ()) -> None:
         """

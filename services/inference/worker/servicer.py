@@ -1,4 +1,4 @@
-"""WorkerService: hands assignments to the attempts, and streams their reports."""
+"""WorkerService: hands assignments to the attempts, streams their reports, tells what is held."""
 
 import contextlib
 import math
@@ -11,10 +11,12 @@ from pictor.worker.v1 import worker_pb2, worker_service_pb2_grpc
 from pictor.worker.v1.worker_service_pb2 import (
     FinishRequest,
     FinishResponse,
+    GetDeviceRequest,
     RunRequest,
     RunResponse,
 )
 from services.inference.worker.attempts import Attempts
+from services.inference.worker.device import Device
 from services.rpc.errors import invalid
 
 
@@ -24,10 +26,12 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
 
     Args:
         attempts: Runs what is assigned.
+        device: Where they run.
     """
 
-    def __init__(self, attempts: Attempts) -> None:
+    def __init__(self, attempts: Attempts, device: Device) -> None:
         self._attempts = attempts
+        self._device = device
 
     async def Run(
         self,
@@ -41,6 +45,14 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         async with contextlib.aclosing(self._attempts.run(request.assignment, limit)) as reports:
             async for report in reports:
                 yield RunResponse(report=report)
+
+    async def GetDevice(
+        self,
+        request: GetDeviceRequest,
+        context: ServicerContext[GetDeviceRequest, worker_pb2.Device],
+    ) -> worker_pb2.Device:
+        """Tell which models are loaded; never waits for the device's thread."""
+        return worker_pb2.Device(name=self._device.name, models=sorted(self._device.models))
 
     async def Finish(
         self, request: FinishRequest, context: ServicerContext[FinishRequest, FinishResponse]

@@ -1,10 +1,10 @@
 """Reads weights into a loaded model, from which each drawing makes a pipeline of its own."""
 
-import inspect
 import pathlib
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -15,10 +15,14 @@ from pictor.catalog.v1 import model_pb2
 from pictor.catalog.v1.model_pb2 import Operation
 from pictor.errors.v1 import error_reason_pb2
 from services.inference.samplers import Choice
-from services.inference.worker.checkpoints import check, pipeline_class, unreadable
-from services.inference.worker.families import families, family_of
+from services.inference.worker.acceleration import Acceleration, accelerate
+from services.inference.worker.checkpoints import unreadable
 from services.inference.worker.families.family import Family
+from services.inference.worker.placement import dtype_of
+from services.inference.worker.reading import accepted, family_for, read_pipeline
 from services.inference.worker.schedulers import new_scheduler
+from services.inference.worker.sketches import Sketcher
+from services.inference.worker.stepwise import stepwise
 from services.rpc.errors import Internal, InvalidRequest
 
 log = structlog.get_logger()
@@ -35,7 +39,10 @@ class LoadedModel:
         components: The pipeline's parts without the scheduler, shared by all drawings.
         settings: What else the checkpoint says to the pipelines' constructors.
         scheduler_config: The config of the scheduler that came with the weights.
-        device: Where the weights are.
+        device: Where the weights are, or are sent to when they are used.
+        offloads: Whether they are on the host until they are used.
+        acceleration: What the model's record asked for, and what follows from it.
+        sketcher: Draws previews.
     """
 
     name: str
@@ -44,6 +51,9 @@ class LoadedModel:
     settings: Mapping[str, Any]
     scheduler_config: Mapping[str, Any]
     device: torch.device
+    acceleration: Acceleration = field(default_factory=Acceleration)
+    offloads: bool = False
+    sketcher: Sketcher = field(default_factory=Sketcher)
 
     @property
     def configs(self) -> dict[str, Mapping[str, Any]]:
@@ -78,30 +88,54 @@ class LoadedModel:
             InvalidRequest: With OPERATION_UNSUPPORTED, if the family lacks the operation.
         """
         self.require(operation)
-        cls = getattr(diffusers, self.family.pipelines[operation])
+        self.acceleration.forget(None)  # what a canceled drawing has left
+        cls = stepwise(getattr(diffusers, self.family.pipelines[operation]))
         parts = {**self.components, **self.settings, **(self.family.options or {})}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about configs of old models; nobody here can act
             pipeline = cls(
-                **_accepted(cls, parts), scheduler=new_scheduler(self.scheduler_config, choice)
+                **accepted(cls, parts), scheduler=new_scheduler(self.scheduler_config, choice)
             )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
 
-def load(model: model_pb2.Model, place: pathlib.Path, device: torch.device) -> LoadedModel:
+def load(
+    model: model_pb2.Model,
+    place: pathlib.Path,
+    device: torch.device,
+    folders: Sequence[pathlib.Path] = (),
+    given: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    offloads: bool = False,
+) -> LoadedModel:
     """
     Read a checkpoint's weights onto the device.
 
+    Args:
+        model: The catalog's entry.
+        place: Where the weights lie.
+        device: Where they go.
+        folders: Lend what a single file lacks.
+        given: Parts that are on the device already.
+        offloads: Keep the weights on the host, and send each layer's to the device when it is used:
+            slow, for models larger than the device.
+
     Raises:
-        Internal: With WEIGHTS_UNREADABLE, if they are not data, of no known family, or damaged.
+        Internal: With WEIGHTS_UNREADABLE, if they are not data, of no known family, or damaged, or
+            if the acceleration that the record asks for cannot be had.
     """
-    family = _family(model, place)
-    check(place, model.name, family.left_out)
+    family = family_for(model, place)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pipeline = _read(family, place, device).to(device)
+            dtype = dtype_of(model, family, device)
+            pipeline = read_pipeline(model.name, family, place, dtype, folders, given=given)
+            if offloads:
+                streams = device.type == "cuda"
+                pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=streams)
+            else:
+                pipeline = pipeline.to(device)
     except (MemoryError, torch.OutOfMemoryError, Internal):
         raise
     except Exception as error:
@@ -117,44 +151,7 @@ def load(model: model_pb2.Model, place: pathlib.Path, device: torch.device) -> L
         settings=pipeline.parameters,
         scheduler_config=pipeline.scheduler.config,
         device=device,
+        acceleration=accelerate(model, pipeline, device),
+        offloads=offloads,
+        sketcher=Sketcher(folders),
     )
-
-
-def _family(model: model_pb2.Model, place: pathlib.Path) -> Family:
-    known = families()
-    found = known.get(model.family) or family_of(pipeline_class(place, model.name))
-    if not found:
-        stated = model.family or pipeline_class(place, model.name) or "a file without a family"
-        raise unreadable(model.name, f"no family draws with {stated}; there are {', '.join(known)}")
-    return found
-
-
-def _read(family: Family, place: pathlib.Path, device: torch.device) -> Any:
-    default = family.pipelines.get(model_pb2.OPERATION_TEXT_TO_IMAGE) or next(
-        iter(family.pipelines.values())
-    )
-    stated = pipeline_class(place, "")
-    cls = getattr(diffusers, stated if stated in family.pipelines.values() else default)
-    options = {
-        "dtype": torch.float32 if device.type == "cpu" else getattr(torch, family.dtype),
-        "local_files_only": True,
-        **_accepted(cls, {**dict.fromkeys(family.left_out), **(family.options or {})}),
-    }
-    if place.is_file():
-        return cls.from_single_file(str(place), **options)
-    options |= dict.fromkeys(family.readers)
-    pipeline = cls.from_pretrained(
-        place, use_safetensors=True, trust_remote_code=False, variant=_variant(place), **options
-    )
-    pipeline.register_modules(**{name: read(place / name) for name, read in family.readers.items()})
-    return pipeline
-
-
-def _variant(place: pathlib.Path) -> str | None:
-    files = [path.name for path in place.rglob("*.safetensors")]
-    return "fp16" if files and all(".fp16." in name for name in files) else None
-
-
-def _accepted(cls: type, parts: Mapping[str, Any]) -> dict[str, Any]:
-    known = inspect.signature(cls.__init__).parameters  # type: ignore[misc]  # a class from diffusers
-    return {name: part for name, part in parts.items() if name in known}

@@ -23,6 +23,7 @@ from tests.gateway.dialect_conformance import DialectConformance
 from tests.gateway.house import SERVED, open_house, png_base64
 
 ROOT, RELAY = "/sdapi/v1", "/v2/automatic1111/sdapi/v1"
+GOOD = {"prompt": "a red circle", "width": 64, "height": 64}
 MODELS = [
     model_pb2.Model(name="models/stabilityai/stable-diffusion-xl-base-1.0", aliases=["sdxl"]),
     model_pb2.Model(name=f"models/{SERVED}", aliases=["shapes"], operations=[1, 2, 3]),
@@ -76,7 +77,11 @@ class TestConformance(DialectConformance):
 
     dialect = DIALECT
     invalid_body = 422
-    good_body: ClassVar = {"prompt": "a red circle", "width": 64, "height": 64}
+    good_body: ClassVar = GOOD
+    good_requests: ClassVar = {
+        f"POST {mount}/img2img": {"json": {**GOOD, "init_images": [png_base64()]}}
+        for mount in (ROOT, RELAY)
+    }
 
     def assert_envelope(self, body, status):
         if status == 422 and isinstance(body["detail"], list):
@@ -248,14 +253,98 @@ def test_samplers_and_schedules_are_found_by_their_names(sampler, scheduler, use
     assert set(noted(order)) == notes
 
 
-def test_extra_networks_are_taken_out_of_the_prompt():
+@pytest.mark.parametrize(
+    ("tag", "adapters", "notes"),
+    [
+        ("<lora:fur:0.8>", {"fur": 0.8}, set()),
+        ("<lora:fur>", {"fur": 1.0}, set()),
+        ("<lyco:fur:.5>", {"fur": 0.5}, set()),
+        ("<lora:fur:te=0.5:unet=0.7>", {"fur": 0.7}, set()),
+        ("<lora:fur:0.1> <lora:fur:0.2> <lora:ink:1>", {"fur": 0.2, "ink": 1.0}, set()),
+        ("<lora:fur:3>", {"fur": 2.0}, {"clamped"}),
+        ("<lora:fur:much>", {}, {"ignored"}),
+        ("<lora:../fur:1>", {}, {"ignored"}),
+        ("<hypernet:fur:1>", {}, {"ignored"}),
+        (" ".join(f"<lora:n{k}:1>" for k in range(9)), {f"n{k}": 1 for k in range(8)}, {"ignored"}),
+    ],
+)
+def test_extra_networks_become_adapters_and_leave_the_prompt(tag, adapters, notes):
     """
-    They must not become words of the picture.
+    They must not become words of the picture, and none of them is an error.
     """
-    order = decoded(prompt="a cat <lora:fur:0.8>, red", negative_prompt="<lora:x:1>")
+    order = decoded(prompt=f"a cat {tag}, red")
 
-    assert (order.generation.prompt, order.generation.negative_prompt) == ("a cat , red", "")
-    assert noted(order) == {"prompt": "ignored", "negative_prompt": "ignored"}
+    assert order.generation.prompt == "a cat, red"
+    assert {one.adapter: one.weight for one in order.generation.loras} == adapters
+    assert set(noted(order).values()) == notes
+
+
+def test_only_the_prompt_names_networks():
+    """
+    The negative prompt's are ignored, and those of the second pass where they are others.
+    """
+    prompt = "b <lora:fur:1> <lora:ink:1>"
+    hires = {"enable_hr": True, "hr_upscaler": "Lanczos", "hr_prompt": prompt}
+    order = decoded(prompt="a <lora:fur:1>", negative_prompt="c <lora:fog:1>", **hires)
+    off = decoded(prompt="a <lora:fur:1>", disable_extra_networks=True)
+
+    assert [one.adapter for one in order.generation.loras] == ["fur"]
+    assert order.generation.negative_prompt == "c"
+    assert order.generation.hires.prompt == "b"
+    assert {note.parameter: note.requested for note in order.notes} == {
+        "negative_prompt": "<lora:fog:1>",
+        "hr_prompt": "<lora:ink:1>",
+    }
+    assert (off.generation.prompt, list(off.generation.loras), off.notes) == ("a", [], [])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("img2img", {"init_images": ["{url}"]}, "init_images.0"),
+        ("img2img", {"init_images": [png_base64()], "mask": "{url}"}, "mask"),
+        ("extra-single-image", {"image": "{url}"}, "image"),
+        ("extra-batch-images", {"imageList": [{"data": "{url}"}]}, "imageList.0.data"),
+    ],
+)
+async def test_an_image_may_be_a_url(house, path, body, field):
+    """
+    Storage is who goes there, and not to private hosts; a key's option turns it off.
+    """
+    url = "http://127.0.0.1:9/source.png"
+    body = json.loads(json.dumps(body).replace("{url}", url))
+    secret, _ = await house.key("inference")
+    size = {"width": 64, "height": 64}
+    async with house.client(secret) as client:
+        on = await client.post(f"{ROOT}/{path}", json={**size, **body})
+        await client.post(f"{ROOT}/options", json={"api_enable_requests": False})
+        off = await client.post(f"{ROOT}/{path}", json={**size, **body})
+
+    assert on.status_code == 422
+    assert on.json()["detail"][0]["loc"] == ["body", *field.split(".")]
+    assert "base64" not in on.text
+    assert off.status_code == 400
+    assert "base64" in off.json()["detail"]
+
+
+async def test_large_pictures_are_no_long_texts(house):
+    """
+    A mask, and a picture to be enlarged or looked at, has more characters than any prompt.
+    """
+    noise = Image.effect_noise((512, 512), 100)
+    file = io.BytesIO()
+    noise.save(file, "PNG")
+    large = base64.b64encode(file.getvalue()).decode()
+    replies = [
+        await post(house, "png-info", image=large),
+        await post(house, "extra-single-image", image=large),
+        await post(
+            house, "img2img", init_images=[large], mask=large, prompt="a", width=64, height=64
+        ),
+    ]
+
+    assert len(large) > 200_000
+    assert [reply.status_code for reply in replies] == [200, 200, 200]
 
 
 def test_what_has_no_effect_is_noted_and_what_asks_for_nothing_is_not():

@@ -15,6 +15,7 @@ from tests.gateway.dialect_conformance import DialectConformance
 from tests.gateway.house import NOT_SERVED, SERVED, open_house, png
 
 GENERATIONS = "/v1/images/generations"
+WRONG_VALUE = ("invalid_request_error", "invalid_value")
 PREFERENCES = Preferences("http://pictor.test")
 
 
@@ -46,6 +47,17 @@ class TestConformance(DialectConformance):
 
     dialect = DIALECT
     good_body: ClassVar = {"prompt": "a red circle", "model": SERVED}
+    good_requests: ClassVar = {
+        "POST /v1/images/edits": {
+            "data": {"prompt": "a red circle", "model": SERVED},
+            "files": {"image": png((64, 64))},
+        },
+        "POST /v1/images/variations": {
+            "data": {"model": SERVED},
+            "files": {"image": png((64, 64))},
+        },
+    }
+    asynchronous: ClassVar = {"async": True}
 
     def assert_envelope(self, body, status):
         assert set(body["error"]) == {"message", "type", "param", "code"}
@@ -91,10 +103,11 @@ def test_what_is_absent_null_or_auto_is_left_to_the_model(fields):
         ({"output_format": "gif"}, "output_format"),
         ({"output_compression": 101}, "output_compression"),
         ({"background": "transparent", "output_format": "jpeg"}, "background"),
-        ({"stream": True}, "stream"),
+        ({"stream": True, "async": True}, "stream"),
+        ({"stream": 1}, "stream"),
         ({"partial_images": 4}, "partial_images"),
         ({"partial_images": -1}, "partial_images"),
-        ({"async": True}, "async"),
+        ({"async": "yes"}, "async"),
     ],
 )
 def test_a_wrong_field_is_named(fields, param):
@@ -250,13 +263,13 @@ async def test_the_package_gets_base64_and_the_url(sdk):
 
 async def test_the_receipt_is_in_a_header(sdk):
     """
-    What was clamped and translated is told in one short header.
+    What was clamped and translated is told in one short header, before what was honoured.
     """
     reply = await sdk.images.with_raw_response.generate(
         model=SERVED, prompt="a", n=99, quality="low"
     )
 
-    assert reply.headers["x-pictor-receipt"] == "n=clamped; quality=translated"
+    assert reply.headers["x-pictor-receipt"].startswith("n=clamped; quality=translated; model=h")
     assert len(reply.parse().data) == 10
 
 
@@ -312,7 +325,10 @@ async def test_a_model_that_nothing_serves_is_404_no_provider(sdk):
         ({"model": "a" * 20_000}, 400, "invalid_request_error", "invalid_value"),
         ({"partial_images": 4}, 400, "invalid_request_error", "invalid_value"),
         ({"size": "100x100"}, 400, "invalid_request_error", "invalid_value"),
-        ({"stream": True}, 400, "invalid_request_error", "unsupported_parameter"),
+        ({"stream": True, "async": True}, 400, "invalid_request_error", "invalid_value"),
+        ({"output_format": "gif"}, 400, "invalid_request_error", "invalid_value"),
+        ({"background": "transparent", "output_format": "jpeg"}, 400, *WRONG_VALUE),
+        ({"n": "two"}, 400, *WRONG_VALUE),
     ],
 )
 async def test_errors_have_the_documented_types(house, fields, status, kind, code):

@@ -1,7 +1,13 @@
+import asyncio
 import base64
+import io
+import json
+import pathlib
+import subprocess
 from typing import ClassVar
 
 import pytest
+from PIL import Image
 
 from gateway.dialect import Call, Delivery, Preferences, Shown
 from gateway.dialects.remotegpu import DIALECT, decode_image, encode_job, encode_models
@@ -214,6 +220,9 @@ async def test_the_dialects_own_header_wins(house):
         ({"model": EDITS, "input_images_base64": [png_base64()] * 11}, 400),
         ({"model": EDITS, "input_images_base64": ["not an image"]}, 400),
         ({"model": EDITS, "input_images_base64": [base64.b64encode(b"GIF89a").decode()]}, 400),
+        ({"model": NOT_SERVED, "prompt": "a" * 2049, "remove_bg": False}, 422),
+        ({"model": NOT_SERVED, "remove_bg": None}, 422),
+        ({"model": EDITS, "input_images_base64": [png_base64(), "bm8gaW1hZ2U="]}, 400),
         ({"model": "nobody/nothing", "input_images_base64": ["not an image"]}, 422),
         ({"model": NOT_SERVED, "prompt": "a" * 2049, "width": "wide"}, 422),
         ({"width": 4096}, 422),
@@ -356,3 +365,169 @@ async def test_what_no_rpc_can_carry_is_refused_before_any(house, fields, status
     assert reply.status_code == status, reply.text
     assert len(reply.text) < 1000
     assert len(await house.jobs()) == before
+
+
+async def test_an_expired_key_is_401(house):
+    """
+    A key that was good a moment ago opens nothing after its time.
+    """
+    secret, _ = await house.key("inference", seconds=1.0)
+    async with house.client("", headers={"x-api-key": secret}) as client:
+        before = await client.post(IMAGE, json=body())
+        await asyncio.sleep(1.1)
+        after = await client.post(IMAGE, json=body())
+
+    assert before.status_code == 200
+    assert after.status_code == 401
+    assert after.json()["error"]["type"] == "api_key_expired"
+
+
+async def test_a_storage_that_fails_after_validation_is_500(house):
+    """
+    A good image that cannot be stored is the server's fault; no job is made of it.
+    """
+    folder = pathlib.Path(house.environ["PICTOR_DATA_DIR"]) / "assets" / "incoming"
+    aside = folder.with_name("aside")
+    before = len(await house.jobs())
+    folder.rename(aside)
+    try:
+        async with house.client() as client:
+            broken = await client.post(IMAGE, json=body(input_images_base64=["not an image"]))
+            reply = await client.post(IMAGE, json=body(input_images_base64=[png_base64()]))
+    finally:
+        aside.rename(folder)
+
+    assert broken.status_code == 400
+    assert reply.status_code == 500
+    assert reply.json()["error"]["type"] == "storage_failed"
+    assert str(folder) not in reply.text
+    assert len(await house.jobs()) == before
+
+
+async def test_strict_handling_is_400_and_not_422(house):
+    """
+    The request is well formed; what is refused is that it would not be honoured, before any 503.
+    """
+    async with house.client(headers={"prefer": "handling=strict"}) as client:
+        reply = await client.post(IMAGE, json=body(model=NOT_SERVED, webhook="x"))
+
+    assert reply.status_code == 400
+    assert reply.json()["detail"].startswith("webhook x would be ignored: ")
+
+
+async def test_everybody_who_waits_for_a_result_gets_it(house):
+    """
+    The URL may be read by many, before the picture is there and after.
+    """
+    async with house.client() as client:
+        with house.held():
+            accepted = (await client.post(IMAGE, json=body())).json()
+            waiting = [asyncio.create_task(client.get(accepted["result_url"])) for _ in range(3)]
+            await asyncio.sleep(0.2)
+            assert not any(one.done() for one in waiting)
+        replies = [*await asyncio.gather(*waiting), await client.get(accepted["result_url"])]
+
+    assert [one.status_code for one in replies] == [200] * 4
+    assert len({one.content for one in replies}) == 1
+
+
+# As they stand in the documentation.
+TEXT_TO_IMAGE = """
+curl -X POST "https://api.remotegpu.ai/v1/inference/image" \\
+  -H "Content-Type: application/json" \\
+  -H "x-api-key: YOUR_API_KEY" \\
+  -d '{
+    "prompt": "a cinematic portrait of an astronaut cat",
+    "model": "black-forest-labs/FLUX.2-dev",
+    "width": 768,
+    "height": 768,
+    "steps": 28,
+    "guidance": 4.0
+  }'
+"""
+DEFAULTS = """
+curl -X POST "https://api.remotegpu.ai/v1/inference/image" \\
+  -H "Content-Type: application/json" \\
+  -H "x-api-key: YOUR_API_KEY" \\
+  -d '{
+    "model": "black-forest-labs/FLUX.1-dev",
+    "prompt": "a cinematic portrait of an astronaut cat",
+    "width": 768,
+    "height": 768
+  }'
+"""
+IMAGE_TO_IMAGE = """
+curl -X POST "https://api.remotegpu.ai/v1/inference/image" \\
+  -H "Content-Type: application/json" \\
+  -H "x-api-key: YOUR_API_KEY" \\
+  -d '{
+    "model": "black-forest-labs/FLUX.2-dev",
+    "prompt": "turn this product photo into a soft studio render",
+    "input_images_base64": [
+      "BASE64_ENCODED_IMAGE"
+    ]
+  }'
+"""
+RUNTIME = """
+curl "https://api.remotegpu.ai/v1/inference/runtime/models"
+"""
+
+
+def replayed(suite, command):
+    """Run a documented command against a suite and return the JSON of its answer."""
+    for documented, real in (
+        ("https://api.remotegpu.ai", suite.url),
+        ("YOUR_API_KEY", suite.api_key),
+        ("BASE64_ENCODED_IMAGE", png_base64()),
+    ):
+        command = command.replace(documented, real)
+    quiet = command.replace("curl ", "curl -sS ", 1)
+    done = subprocess.run(["bash", "-c", quiet], capture_output=True, check=True, timeout=120)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("command", "used"),
+    [
+        (TEXT_TO_IMAGE, {"width": 768, "height": 768, "steps": 28, "guidance": 4.0}),
+        (DEFAULTS, {"width": 768, "height": 768, "steps": 30, "guidance": 3.5}),
+        (IMAGE_TO_IMAGE, {"width": 512, "height": 512, "steps": 30, "guidance": 4.0}),
+    ],
+)
+async def test_the_documented_requests_are_accepted(stand_in_suite, command, used):
+    """
+    Each answers with a job, a type and a URL; what a request leaves out is the model's default.
+    """
+    accepted = replayed(stand_in_suite, command)
+    async with stand_in_suite.client() as client:
+        job = (await client.get(f"/v1/inference/jobs/{accepted['job_id']}")).json()
+        await client.post(f"/pictor/v1/jobs/{accepted['job_id']}:cancel")
+
+    assert set(accepted) == {"job_id", "job_type", "result_url"}
+    assert accepted["job_type"] == "image"
+    assert {name: job["parameters"][name] for name in used} == used
+
+
+async def test_the_documented_result_is_the_picture(stand_in_suite):
+    """
+    Reading the URL waits for the image, which has the size that was asked for.
+    """
+    command = DEFAULTS.replace("768", "256").replace('"model"', '"steps": 2, "model"')
+    accepted = replayed(stand_in_suite, command)
+    async with stand_in_suite.client("") as anybody:
+        reply = await anybody.get(accepted["result_url"])
+
+    assert reply.status_code == 200
+    assert Image.open(io.BytesIO(reply.content)).size == (256, 256)
+
+
+def test_the_documented_runtime_status_needs_no_key(stand_in_suite):
+    """
+    Both documented models are there, with the four documented fields.
+    """
+    states = {one["model"]: one for one in replayed(stand_in_suite, RUNTIME)["image"]}
+
+    for name in (NOT_SERVED, EDITS):
+        assert states[name]["available"]
+        assert states[name]["ready_replicas"] >= 1
+        assert set(states[name]) == {"model", "available", "ready_replicas", "desired_replicas"}

@@ -21,6 +21,8 @@ license = ""
 created = 2026-11-21
 operations = ["text-to-image", "inpaint"]
 native_size = { width_px = 64, height_px = 64 }
+dtypes = ["bfloat16", "float32"]
+acceleration = ["compile", "first-block-cache=0.08"]
 checkpoint = { folder = "a/b" }
 
 [models.limits]
@@ -116,6 +118,11 @@ BROKEN = [
     ('["prompt"]', '["promt"]', "parameters.required: unknown key 'promt'"),
     ('["prompt"]', '["prompt", "sampler"]', "sampler is both required and ignored"),
     ('"it has its own"', '""', "parameters.ignored.sampler: must give the reason"),
+    ('["bfloat16", "float32"]', '["bf16"]', "dtypes: 'bf16' is unknown; there are bfloat16"),
+    ('"bfloat16", "float32"', '"float32", "float32"', "dtypes: must name none twice"),
+    ('["compile", ', '["Compile!", ', "acceleration: 'Compile!': must be a profile's name"),
+    ('["compile", ', '["first-block-cache", ', "acceleration: must name no profile twice"),
+    ('["compile", ', "[1, ", "must be a list of texts"),
     ("sampler =", "mask =", "mask must be ignored exactly where operations lacks inpaint"),
 ]
 
@@ -175,6 +182,13 @@ def test_models_without_public_weights_have_no_checkpoint():
     }
 
 
+def test_no_model_is_accelerated_unless_the_operator_asks():
+    """
+    The packaged catalog names no profile and no number format.
+    """
+    assert not any(model.acceleration or model.dtypes for model in packaged().values())
+
+
 def test_parameter_tables_say_what_becomes_of_each_documented_parameter():
     """
     Ignored parameters carry the reason, and Fill insists on an image and a mask.
@@ -217,6 +231,8 @@ def test_an_entry_becomes_a_message(tmp_path: Path):
     assert model.parameter_defaults.strength == 0.5
     assert model.checkpoint.folder == "a/b"
     assert model.native_size.width_px == 64
+    assert list(model.dtypes) == ["bfloat16", "float32"]
+    assert list(model.acceleration) == ["compile", "first-block-cache=0.08"]
     assert model.create_time.ToJsonString() == "2026-11-21T00:00:00Z"
 
 

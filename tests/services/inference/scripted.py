@@ -177,7 +177,7 @@ async def inference_in(environ, executor) -> AsyncIterator[Inference]:
     settings = read(inference.Settings, environ)
     token = service_token(settings.data_dir)
     async with (
-        inference.serving(settings, executor, token) as bound,
+        inference.serving(settings, executor) as bound,
         open_channel(bound, token) as channel,
     ):
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)

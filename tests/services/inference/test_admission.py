@@ -6,6 +6,7 @@ from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
 from services.inference.admission import admit, ignored
+from services.inference.stand_in import adapt
 from services.rpc.errors import InvalidRequest
 
 Generation = generation_pb2.Generation
@@ -71,11 +72,8 @@ def model(**changes):
             "FIELD_OUT_OF_RANGE",
             "output.quality 0 is outside 1 to 100",
         ),
-        (
-            {"loras": [generation_pb2.Lora(adapter="ink")]},
-            "FIELD_UNSUPPORTED",
-            "'ink': this server applies no LoRA",
-        ),
+        ({"prompt": "<lora:ink>"}, "FIELD_REQUIRED", "prompt is empty"),
+        ({"prompt": "x <lora:ink:9>"}, "FIELD_OUT_OF_RANGE", "weight 9 of adapter 'ink'"),
         ({"operation": 77}, "FIELD_INVALID", "operation 77 is none of the enum's"),
         (
             {"output": generation_pb2.Output(format=99)},
@@ -191,3 +189,76 @@ def test_what_the_model_ignores_is_on_the_receipt():
     assert noted[0].treatment == job_pb2.ParameterNote.TREATMENT_IGNORED
     assert noted[0].requested == "blur"
     assert not silent
+
+
+def test_tags_of_adapters_become_loras():
+    """
+    The effective generation lists them with their weights; its prompt, whose length counts without
+    them, has none.
+    """
+    prompt = f"{'x' * 20} <lora:ink:0.8:0.5>"
+    loras = [generation_pb2.Lora(adapter="wash")]
+
+    merged, notes = admit(Generation(prompt=prompt, loras=loras), model())
+
+    assert merged.prompt == "x" * 20
+    assert {lora.adapter: lora.weight for lora in merged.loras} == {"ink": 0.8, "wash": 1.0}
+    assert [note.parameter for note in notes] == ["loras"]
+
+
+def test_a_stand_in_draws_without_the_adapters_of_another_model():
+    """
+    They would not fit it; the receipt names them.
+    """
+    loras = [generation_pb2.Lora(adapter="ink", weight=1.0)]
+    merged, _ = admit(Generation(prompt="x", loras=loras), model())
+    adapted, notes = adapt(merged, model())
+
+    assert not adapted.loras
+    assert [(note.parameter, note.requested) for note in notes] == [("loras", "ink")]
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ((512, 512), (512, 512)),
+        ((4000, 3000), (1168, 880)),
+        ((3000, 100), (2048, 64)),
+        ((64, 4096), (64, 2048)),
+    ],
+)
+def test_a_large_image_keeps_its_shape_within_the_models_limits(given, used):
+    """
+    Both sides shrink alike until area and sides are what the model draws.
+    """
+    size = model_pb2.Size(width_px=given[0], height_px=given[1])
+
+    merged, _ = admit(Generation(prompt="x", input_images=[IMAGE]), model(), size)
+
+    assert (merged.width_px, merged.height_px) == used
+
+
+@pytest.mark.parametrize(
+    ("given", "fields", "used"),
+    [
+        ((1600, 900), {}, (672, 384)),
+        ((90, 160), {}, (384, 672)),
+        ((512, 512), {}, (512, 512)),
+        ((1600, 900), {"width_px": 512, "height_px": 512}, (512, 512)),
+        ((1600, 900), {"width_px": 768}, (768, 512)),
+    ],
+)
+def test_an_edit_may_have_the_shape_of_its_first_image(given, fields, used):
+    """
+    Of the model's own area, if that is wanted; a size that is asked for stays.
+    """
+    edits = model(operations=[model_pb2.OPERATION_EDIT])
+    size = model_pb2.Size(width_px=given[0], height_px=given[1])
+
+    wanted = Generation(prompt="x", input_images=[IMAGE], **fields)
+    without, _ = admit(wanted, edits, size)
+    wanted.shape_from_image = True
+    merged, _ = admit(wanted, edits, size)
+
+    assert (merged.width_px, merged.height_px) == used
+    assert without.height_px == 512

@@ -15,6 +15,7 @@ from services.inference.store import JobStore
 from services.paging import encode_token
 from services.rpc.channels import open_channel
 from services.rpc.errors import (
+    AlreadyExists,
     Exhausted,
     InvalidRequest,
     NotFound,
@@ -36,6 +37,7 @@ from tests.services.inference.scripted import (
 )
 
 Job = job_pb2.Job
+Note = job_pb2.ParameterNote
 
 
 async def test_a_job_runs_and_has_a_result(service):
@@ -533,7 +535,7 @@ async def test_a_page_fits_into_one_message(service):
         {"dialect": "x" * 64},
         {"dialect": "a prompt in a log"},
         {"receipt": [job_pb2.ParameterNote(requested="x" * 5000)]},
-        {"receipt": [job_pb2.ParameterNote(parameter="n")] * 51},
+        {"receipt": [job_pb2.ParameterNote(parameter="n")] * 101},
     ],
 )
 async def test_what_a_caller_says_of_itself_is_bounded(service, fields):
@@ -562,6 +564,102 @@ async def test_validating_queues_nothing(service):
     assert not job.name
     assert job.generation.width_px == 256
     assert not page.jobs
+
+
+OWN_ID = "c3b1e0e7-2f7c-4c66-bd13-97b6c2b87f1d"
+
+
+def asking(**fields):
+    generation = generation_pb2.Generation(model="pictor/shapes", prompt="a circle")
+    return inference_service_pb2.CreateJobRequest(generation=generation, **fields)
+
+
+async def test_a_caller_may_choose_the_id(service):
+    """
+    The job has the id that its caller chose, and can be asked for by it.
+    """
+    with acting_for(ALICE):
+        job = await service.stub.CreateJob(asking(job_id=OWN_ID))
+
+    assert job.name == f"jobs/{OWN_ID}"
+    assert (await service.get(job.name)).name == job.name
+
+
+@pytest.mark.parametrize("account", [ALICE, BOB])
+@pytest.mark.parametrize("validate_only", [False, True])
+async def test_an_id_makes_one_job_whoever_chooses_it(service, account, validate_only):
+    """
+    The second request draws nothing, and does not learn whose the first job is.
+    """
+    with acting_for(ALICE):
+        await service.stub.CreateJob(asking(job_id=OWN_ID))
+    with acting_for(account), pytest.raises(AlreadyExists) as error:
+        await service.stub.CreateJob(asking(job_id=OWN_ID, validate_only=validate_only))
+
+    assert error.value.reason == reasons.ERROR_REASON_JOB_EXISTS
+    assert ALICE not in str(error.value.message) + str(error.value.metadata)
+    assert len(await service.jobs(ALICE)) == 1
+    assert not await service.jobs(BOB)
+
+
+async def test_of_many_requests_with_one_id_one_makes_a_job(service):
+    """
+    Also when they come at the same moment.
+    """
+    with acting_for(ALICE):
+        calls = [service.stub.CreateJob(asking(job_id=OWN_ID)) for _ in range(8)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert sum(isinstance(answer, Job) for answer in answers) == 1
+    assert sum(isinstance(answer, AlreadyExists) for answer in answers) == 7
+    assert len(await service.jobs()) == 1
+
+
+@pytest.mark.parametrize("job_id", ["1", OWN_ID.upper(), f"{OWN_ID}\n", OWN_ID.replace("4c", "1c")])
+async def test_an_id_that_others_could_guess_is_refused(service, job_id):
+    """
+    An id is a UUID of version 4, as the service's own are.
+    """
+    with acting_for(ALICE), pytest.raises(InvalidRequest) as error:
+        await service.stub.CreateJob(asking(job_id=job_id))
+
+    assert error.value.violations[0].field == "job_id"
+
+
+async def test_a_strict_request_that_is_not_wholly_honoured_is_no_job(service):
+    """
+    What the caller has noted as clamped refuses the request; without strict it is only noted.
+    """
+    note = Note(parameter="n", treatment=Note.TREATMENT_CLAMPED, requested="12", used="10")
+    with acting_for(ALICE), pytest.raises(InvalidRequest) as error:
+        await service.stub.CreateJob(asking(receipt=[note], strict=True))
+    assert error.value.reason == reasons.ERROR_REASON_PARAMETER_NOT_HONOURED
+    assert not await service.jobs()
+
+    with acting_for(ALICE):
+        job = await service.stub.CreateJob(asking(receipt=[note]))
+    assert [(n.parameter, n.treatment) for n in job.receipt] == [
+        ("n", Note.TREATMENT_CLAMPED),
+        ("model", Note.TREATMENT_HONOURED),
+        ("prompt", Note.TREATMENT_HONOURED),
+    ]
+
+
+async def test_the_device_has_the_last_word_on_what_was_honoured(service):
+    """
+    A parameter that the device could not use has one note in the end: that it was ignored.
+    """
+    drawn = job_pb2.JobResult(images=[job_pb2.GeneratedImage(asset="assets/0")])
+    note = Note(parameter="sampler", treatment=Note.TREATMENT_IGNORED, reason="has its own")
+    outcome = worker_pb2.Report(result=worker_pb2.Result(job_result=drawn, receipt=[note]))
+    service.executor.outcomes.append(outcome)
+    service.executor.gate.set()
+    job = await service.create(sampler="euler")
+
+    ended = await service.ended(job.name)
+
+    noted = [(n.parameter, n.treatment) for n in ended.receipt if n.parameter == "sampler"]
+    assert noted == [("sampler", Note.TREATMENT_IGNORED)]
 
 
 async def upload(service, account, size):
@@ -618,3 +716,61 @@ async def test_a_hundred_watchers_of_one_job_all_see_its_end(service):
     service.executor.gate.set()
 
     assert {ended.state for ended in await asyncio.gather(*watching)} == {Job.STATE_SUCCEEDED}
+
+
+def retry(service, name, account=ALICE):
+    with acting_for(account):
+        return service.stub.RetryJob(inference_service_pb2.RetryJobRequest(name=name))
+
+
+async def test_a_canceled_job_is_retried_as_a_new_one(service):
+    """
+    Everything of it is as before but the id; the old job stays as it ended.
+    """
+    job = await service.create(seed=7)
+    await service.cancel(job.name)
+
+    again = await retry(service, job.name)
+    service.executor.gate.set()
+    ended = await service.ended(again.name)
+
+    assert (again.retry_of, again.name != job.name) == (job.name, True)
+    assert again.generation == job.generation
+    assert again.receipt == job.receipt
+    assert ended.state == Job.STATE_SUCCEEDED
+    assert (await service.get(job.name)).state == Job.STATE_CANCELED
+
+
+async def test_only_what_ended_badly_is_retried(service):
+    """
+    A job that goes on or has succeeded has no need of it.
+    """
+    job = await service.create()
+    with pytest.raises(StateConflict, match=r"the job is (queued|running); only one"):
+        await retry(service, job.name)
+    service.executor.gate.set()
+    await service.ended(job.name)
+    with pytest.raises(StateConflict, match="the job is succeeded"):
+        await retry(service, job.name)
+
+
+async def test_another_accounts_job_is_not_retried(service):
+    """
+    To others it does not exist.
+    """
+    job = await service.create()
+    await service.cancel(job.name)
+
+    with pytest.raises(NotFound):
+        await retry(service, job.name, BOB)
+
+
+@pytest.mark.parametrize(("before", "after"), [(5, 0), (-3, -3)])
+async def test_a_retry_does_not_inherit_the_right_to_go_first(service, before, after):
+    """
+    A priority above 0 was permitted to whoever asked then; one below stays.
+    """
+    job = await service.create(priority=before)
+    await service.cancel(job.name)
+
+    assert (await retry(service, job.name)).priority == after

@@ -86,3 +86,16 @@ def test_a_jpeg_with_a_second_picture_is_a_jpeg():
     first.save(file, "MPO", save_all=True, append_images=[second])
 
     assert inspect(file).media_type == "image/jpeg"
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (64, 48)), (3, (64, 48)), (6, (48, 64))])
+def test_a_photo_that_lies_on_its_side_has_the_size_that_people_see(orientation, size):
+    """
+    EXIF says how a camera was held; what draws from the photo puts it upright.
+    """
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(file, "JPEG", exif=exif)
+
+    assert inspect(file)[1:] == size

@@ -167,3 +167,37 @@ class WatchServingStatusesRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchServingStatusesRequest: _TypeAlias = WatchServingStatusesRequest  # noqa: Y015
+
+@_typing.final
+class UpdateServingRequest(_message.Message):
+    """Says how a model ought to be served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    DESIRED_REPLICAS_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Names it: `models/` and an id or an alias."""
+    desired_replicas: _builtins.int
+    """Counts the device processes that ought to hold it ready: 0 to 64. 0: none may, and the model is not
+    available. Omitted: every process that has the weights and the room.
+    """
+    pinned: _builtins.bool
+    """Keeps it loaded when others need room. Omitted: false."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        desired_replicas: _builtins.int | None = ...,
+        pinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_desired_replicas", b"_desired_replicas", "desired_replicas", b"desired_replicas"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_desired_replicas", b"_desired_replicas", "desired_replicas", b"desired_replicas", "model", b"model", "pinned", b"pinned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__desired_replicas: _TypeAlias = _typing.Literal["desired_replicas"]  # noqa: Y015
+    _WhichOneofArgType__desired_replicas: _TypeAlias = _typing.Literal["_desired_replicas", b"_desired_replicas"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__desired_replicas) -> _WhichOneofReturnType__desired_replicas | None: ...
+
+Global___UpdateServingRequest: _TypeAlias = UpdateServingRequest  # noqa: Y015

@@ -57,6 +57,11 @@ class CatalogServiceStub:
                 request_serializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.WatchServingStatusesRequest.SerializeToString,
                 response_deserializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListServingStatusesResponse.FromString,
                 _registered_method=True)
+        self.UpdateServing = channel.unary_unary(
+                '/pictor.catalog.v1.CatalogService/UpdateServing',
+                request_serializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateServingRequest.SerializeToString,
+                response_deserializer=pictor_dot_catalog_dot_v1_dot_serving__pb2.ServingStatus.FromString,
+                _registered_method=True)
         self.ReportReplica = channel.unary_unary(
                 '/pictor.catalog.v1.CatalogService/ReportReplica',
                 request_serializer=pictor_dot_catalog_dot_v1_dot_serving__pb2.ReportReplicaRequest.SerializeToString,
@@ -99,6 +104,15 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateServing(self, request, context):
+        """Says how many device processes ought to hold a model ready, and whether it stays there when others
+        need room. Durable; takes effect while others draw. Idempotent.
+        Errors: NOT_FOUND with MODEL_NOT_FOUND; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportReplica(self, request, context):
         """Takes a device process's report of itself. Called every two seconds; idempotent.
         Errors: INVALID_ARGUMENT with FIELD_REQUIRED or FIELD_OUT_OF_RANGE.
@@ -129,6 +143,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.WatchServingStatuses,
                     request_deserializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.WatchServingStatusesRequest.FromString,
                     response_serializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListServingStatusesResponse.SerializeToString,
+            ),
+            'UpdateServing': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateServing,
+                    request_deserializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateServingRequest.FromString,
+                    response_serializer=pictor_dot_catalog_dot_v1_dot_serving__pb2.ServingStatus.SerializeToString,
             ),
             'ReportReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportReplica,
@@ -245,6 +264,33 @@ class CatalogService:
             '/pictor.catalog.v1.CatalogService/WatchServingStatuses',
             pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.WatchServingStatusesRequest.SerializeToString,
             pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListServingStatusesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateServing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.catalog.v1.CatalogService/UpdateServing',
+            pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateServingRequest.SerializeToString,
+            pictor_dot_catalog_dot_v1_dot_serving__pb2.ServingStatus.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,11 @@ class CatalogServiceStub:
     """Sends what is being served: the whole list at once, then each status that changes, until the
     caller leaves. Errors: NOT_FOUND with MODEL_NOT_FOUND.
     """
+    UpdateServing: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.UpdateServingRequest, _serving_pb2.ServingStatus]
+    """Says how many device processes ought to hold a model ready, and whether it stays there when others
+    need room. Durable; takes effect while others draw. Idempotent.
+    Errors: NOT_FOUND with MODEL_NOT_FOUND; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+    """
     ReportReplica: _grpc.UnaryUnaryMultiCallable[_serving_pb2.ReportReplicaRequest, _serving_pb2.ReportReplicaResponse]
     """Takes a device process's report of itself. Called every two seconds; idempotent.
     Errors: INVALID_ARGUMENT with FIELD_REQUIRED or FIELD_OUT_OF_RANGE.
@@ -72,6 +77,11 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     WatchServingStatuses: _aio.UnaryStreamMultiCallable[_catalog_service_pb2.WatchServingStatusesRequest, _catalog_service_pb2.ListServingStatusesResponse]  # type: ignore[assignment]
     """Sends what is being served: the whole list at once, then each status that changes, until the
     caller leaves. Errors: NOT_FOUND with MODEL_NOT_FOUND.
+    """
+    UpdateServing: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.UpdateServingRequest, _serving_pb2.ServingStatus]  # type: ignore[assignment]
+    """Says how many device processes ought to hold a model ready, and whether it stays there when others
+    need room. Durable; takes effect while others draw. Idempotent.
+    Errors: NOT_FOUND with MODEL_NOT_FOUND; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
     """
     ReportReplica: _aio.UnaryUnaryMultiCallable[_serving_pb2.ReportReplicaRequest, _serving_pb2.ReportReplicaResponse]  # type: ignore[assignment]
     """Takes a device process's report of itself. Called every two seconds; idempotent.
@@ -117,6 +127,17 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_catalog_service_pb2.ListServingStatusesResponse], _abc.AsyncIterator[_catalog_service_pb2.ListServingStatusesResponse]]:
         """Sends what is being served: the whole list at once, then each status that changes, until the
         caller leaves. Errors: NOT_FOUND with MODEL_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateServing(
+        self,
+        request: _catalog_service_pb2.UpdateServingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.ServingStatus, _abc.Awaitable[_serving_pb2.ServingStatus]]:
+        """Says how many device processes ought to hold a model ready, and whether it stays there when others
+        need room. Durable; takes effect while others draw. Idempotent.
+        Errors: NOT_FOUND with MODEL_NOT_FOUND; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
         """
 
     @_abc_1.abstractmethod

@@ -76,6 +76,8 @@ class Model(_message.Message):
     NATIVE_SIZE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
+    DTYPES_FIELD_NUMBER: _builtins.int
+    ACCELERATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Identifies the model: `models/` and the id by which the public APIs know it. Ids have slashes
     (`models/black-forest-labs/FLUX.1-dev`); everything after the first slash is the id, and no
@@ -128,6 +130,20 @@ class Model(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Is when the entry was made (OpenAI's `created`)."""
 
+    @_builtins.property
+    def dtypes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lists the number formats in which the model may be computed, best first: `bfloat16`, `float16`,
+        `float32`. A device takes the first that it computes with by itself. Empty, or none of them fits:
+        float32 on a CPU, the family's own format elsewhere.
+        """
+
+    @_builtins.property
+    def acceleration(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lists the acceleration profiles under which the model is served, each once: a name, and where the
+        profile has an option, `=` and the option, e.g. `compile`, `first-block-cache=0.08`. Empty: none.
+        Where a device cannot do one of them the model is FAILED there, so a model that is served has all.
+        """
+
     def __init__(
         self,
         *,
@@ -145,10 +161,12 @@ class Model(_message.Message):
         native_size: Global___Size | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         license: _builtins.str = ...,
+        dtypes: _abc.Iterable[_builtins.str] | None = ...,
+        acceleration: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_native_size", b"_native_size", "checkpoint", b"checkpoint", "create_time", b"create_time", "limits", b"limits", "native_size", b"native_size", "parameter_defaults", b"parameter_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_native_size", b"_native_size", "aliases", b"aliases", "checkpoint", b"checkpoint", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "family", b"family", "license", b"license", "limits", b"limits", "name", b"name", "native_size", b"native_size", "operations", b"operations", "owner", b"owner", "parameter_defaults", b"parameter_defaults", "parameters", b"parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_native_size", b"_native_size", "acceleration", b"acceleration", "aliases", b"aliases", "checkpoint", b"checkpoint", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "dtypes", b"dtypes", "family", b"family", "license", b"license", "limits", b"limits", "name", b"name", "native_size", b"native_size", "operations", b"operations", "owner", b"owner", "parameter_defaults", b"parameter_defaults", "parameters", b"parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__native_size: _TypeAlias = _typing.Literal["native_size"]  # noqa: Y015
     _WhichOneofArgType__native_size: _TypeAlias = _typing.Literal["_native_size", b"_native_size"]  # noqa: Y015

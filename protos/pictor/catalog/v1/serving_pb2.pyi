@@ -42,6 +42,12 @@ class ServingStatus(_message.Message):
         """At least one replica is ready."""
         STATE_FAILED: ServingStatus._State.ValueType  # 4
         """The weights are there but cannot be loaded; `detail` says why."""
+        STATE_ON_DEMAND: ServingStatus._State.ValueType  # 5
+        """A device process has the weights and loads them when a job asks for them; it has no room for
+        them beside others, or nobody wants them ready.
+        """
+        STATE_STOPPED: ServingStatus._State.ValueType  # 6
+        """The weights are there, and an operator has set desired_replicas to 0."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Says how far the model is from drawing."""
@@ -56,6 +62,12 @@ class ServingStatus(_message.Message):
     """At least one replica is ready."""
     STATE_FAILED: ServingStatus.State.ValueType  # 4
     """The weights are there but cannot be loaded; `detail` says why."""
+    STATE_ON_DEMAND: ServingStatus.State.ValueType  # 5
+    """A device process has the weights and loads them when a job asks for them; it has no room for
+    them beside others, or nobody wants them ready.
+    """
+    STATE_STOPPED: ServingStatus.State.ValueType  # 6
+    """The weights are there, and an operator has set desired_replicas to 0."""
 
     MODEL_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -64,12 +76,16 @@ class ServingStatus(_message.Message):
     DESIRED_REPLICAS_FIELD_NUMBER: _builtins.int
     SERVED_BY_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    LOADED_FRACTION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Names the model: `models/...`."""
     state: Global___ServingStatus.State.ValueType
     """Says how far the model is from drawing."""
     available: _builtins.bool
-    """Is true when ready_replicas is above 0, or when the stand-in answers for the model."""
+    """Is true when a job for the model would be drawn: it is READY, LOADING or ON_DEMAND somewhere, or
+    the stand-in answers for it.
+    """
     ready_replicas: _builtins.int
     """Counts the device processes that have the model loaded and ready."""
     desired_replicas: _builtins.int
@@ -78,6 +94,10 @@ class ServingStatus(_message.Message):
     """Names the model that really draws: another one where a stand-in answers. Empty when nothing does."""
     detail: _builtins.str
     """Explains the state to a person. Empty when there is nothing to explain."""
+    pinned: _builtins.bool
+    """Says whether the model stays loaded when others need room."""
+    loaded_fraction: _builtins.float
+    """Is how much of the weights has been read, 0 to 1, where the state is LOADING."""
     def __init__(
         self,
         *,
@@ -88,10 +108,12 @@ class ServingStatus(_message.Message):
         desired_replicas: _builtins.int = ...,
         served_by: _builtins.str = ...,
         detail: _builtins.str = ...,
+        pinned: _builtins.bool = ...,
+        loaded_fraction: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "desired_replicas", b"desired_replicas", "detail", b"detail", "model", b"model", "ready_replicas", b"ready_replicas", "served_by", b"served_by", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "desired_replicas", b"desired_replicas", "detail", b"detail", "loaded_fraction", b"loaded_fraction", "model", b"model", "pinned", b"pinned", "ready_replicas", b"ready_replicas", "served_by", b"served_by", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -138,22 +160,26 @@ class ReplicaModel(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    LOADED_FRACTION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Names the model: `models/...`."""
     state: Global___ServingStatus.State.ValueType
-    """Is LOADING, READY or FAILED."""
+    """Is LOADING, READY, FAILED, ON_DEMAND or STOPPED."""
     detail: _builtins.str
     """Explains a failure. Empty otherwise."""
+    loaded_fraction: _builtins.float
+    """Is how much of the weights has been read, 0 to 1, where the state is LOADING."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         state: Global___ServingStatus.State.ValueType = ...,
         detail: _builtins.str = ...,
+        loaded_fraction: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "model", b"model", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "loaded_fraction", b"loaded_fraction", "model", b"model", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,18 +222,30 @@ class ReportReplicaResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DESIRED_MODELS_FIELD_NUMBER: _builtins.int
+    STOPPED_MODELS_FIELD_NUMBER: _builtins.int
+    PINNED_MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def desired_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Lists the models that the process ought to hold ready: `models/...`."""
+
+    @_builtins.property
+    def stopped_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lists the models that the process must give up, as soon as no job uses them: `models/...`."""
+
+    @_builtins.property
+    def pinned_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lists the models that the process must not give up to make room: `models/...`."""
 
     def __init__(
         self,
         *,
         desired_models: _abc.Iterable[_builtins.str] | None = ...,
+        stopped_models: _abc.Iterable[_builtins.str] | None = ...,
+        pinned_models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_models", b"desired_models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_models", b"desired_models", "pinned_models", b"pinned_models", "stopped_models", b"stopped_models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

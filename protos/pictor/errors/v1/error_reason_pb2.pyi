@@ -105,6 +105,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT. The model does not do this: no inpainting, say.
     {"reason": "OPERATION_UNSUPPORTED", "metadata": {"operation": "OPERATION_INPAINT"}}
     """
+    ERROR_REASON_PARAMETER_NOT_HONOURED: _ErrorReason.ValueType  # 23
+    """INVALID_ARGUMENT. The request wants everything honoured, and some of it would be clamped or ignored.
+    {"reason": "PARAMETER_NOT_HONOURED", "metadata": {"field": "n"}}
+    """
+    ERROR_REASON_INPUT_IMAGE_UNREACHABLE: _ErrorReason.ValueType  # 24
+    """INVALID_ARGUMENT. The image at a URL could not be fetched: no answer in time, or not 200.
+    {"reason": "INPUT_IMAGE_UNREACHABLE", "metadata": {"field": "url"}}
+    """
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND. No model has this id or alias.
     {"reason": "MODEL_NOT_FOUND", "metadata": {"model": "models/a/b"}}
@@ -140,6 +148,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_LEASE_LOST: _ErrorReason.ValueType  # 41
     """ABORTED. A write of an attempt whose lease has passed to another.
     {"reason": "LEASE_LOST", "metadata": {"job": "jobs/5f0c"}}
+    """
+    ERROR_REASON_JOB_EXISTS: _ErrorReason.ValueType  # 42
+    """ALREADY_EXISTS. The id that the caller chose for its job is taken, by whomever.
+    {"reason": "JOB_EXISTS", "metadata": {"job": "jobs/5f0c"}}
     """
     ERROR_REASON_MODEL_NOT_SERVING: _ErrorReason.ValueType  # 50
     """UNAVAILABLE. The model is known, but nothing serves it now. RetryInfo says when to ask again.
@@ -261,6 +273,14 @@ ERROR_REASON_OPERATION_UNSUPPORTED: ErrorReason.ValueType  # 22
 """INVALID_ARGUMENT. The model does not do this: no inpainting, say.
 {"reason": "OPERATION_UNSUPPORTED", "metadata": {"operation": "OPERATION_INPAINT"}}
 """
+ERROR_REASON_PARAMETER_NOT_HONOURED: ErrorReason.ValueType  # 23
+"""INVALID_ARGUMENT. The request wants everything honoured, and some of it would be clamped or ignored.
+{"reason": "PARAMETER_NOT_HONOURED", "metadata": {"field": "n"}}
+"""
+ERROR_REASON_INPUT_IMAGE_UNREACHABLE: ErrorReason.ValueType  # 24
+"""INVALID_ARGUMENT. The image at a URL could not be fetched: no answer in time, or not 200.
+{"reason": "INPUT_IMAGE_UNREACHABLE", "metadata": {"field": "url"}}
+"""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND. No model has this id or alias.
 {"reason": "MODEL_NOT_FOUND", "metadata": {"model": "models/a/b"}}
@@ -296,6 +316,10 @@ ERROR_REASON_JOB_STATE_CONFLICT: ErrorReason.ValueType  # 40
 ERROR_REASON_LEASE_LOST: ErrorReason.ValueType  # 41
 """ABORTED. A write of an attempt whose lease has passed to another.
 {"reason": "LEASE_LOST", "metadata": {"job": "jobs/5f0c"}}
+"""
+ERROR_REASON_JOB_EXISTS: ErrorReason.ValueType  # 42
+"""ALREADY_EXISTS. The id that the caller chose for its job is taken, by whomever.
+{"reason": "JOB_EXISTS", "metadata": {"job": "jobs/5f0c"}}
 """
 ERROR_REASON_MODEL_NOT_SERVING: ErrorReason.ValueType  # 50
 """UNAVAILABLE. The model is known, but nothing serves it now. RetryInfo says when to ask again.

@@ -42,7 +42,7 @@ class Generation(_message.Message):
         PROMPT_SYNTAX_WEBUI: Generation._PromptSyntax.ValueType  # 2
         """Reads `(word:1.2)`, `[word]`, `[from:to:0.5]`, `[a|b]` and `BREAK` as AUTOMATIC1111 does. Where
         the model's encoder has no such thing the words are kept and the signs dropped. Prompts may be
-        empty.
+        empty. An adapter that the device process does not have is passed over, and the receipt says so.
         """
 
     class PromptSyntax(_PromptSyntax, metaclass=_PromptSyntaxEnumTypeWrapper):
@@ -55,7 +55,7 @@ class Generation(_message.Message):
     PROMPT_SYNTAX_WEBUI: Generation.PromptSyntax.ValueType  # 2
     """Reads `(word:1.2)`, `[word]`, `[from:to:0.5]`, `[a|b]` and `BREAK` as AUTOMATIC1111 does. Where
     the model's encoder has no such thing the words are kept and the signs dropped. Prompts may be
-    empty.
+    empty. An adapter that the device process does not have is passed over, and the receipt says so.
     """
 
     MODEL_FIELD_NUMBER: _builtins.int
@@ -76,6 +76,7 @@ class Generation(_message.Message):
     LORAS_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     PREVIEW_COUNT_FIELD_NUMBER: _builtins.int
+    SHAPE_FROM_IMAGE_FIELD_NUMBER: _builtins.int
     PROMPT_SYNTAX_FIELD_NUMBER: _builtins.int
     HIRES_FIELD_NUMBER: _builtins.int
     TILES_FIELD_NUMBER: _builtins.int
@@ -87,7 +88,8 @@ class Generation(_message.Message):
     """Says what is drawn from what. UNSPECIFIED: chosen from the inputs."""
     prompt: _builtins.str
     """Describes the picture. 1 to the model's max_prompt_chars code points; may be empty only where
-    there is an input image.
+    there is an input image. `<lora:name:0.8>` in it names an adapter: admission moves it to `loras`,
+    and the effective prompt has no such tags.
     """
     negative_prompt: _builtins.str
     """Describes what should not be there. Empty: nothing."""
@@ -119,6 +121,10 @@ class Generation(_message.Message):
     """
     preview_count: _builtins.int
     """Asks for this many previews spread over the steps, 0 to 20. Omitted: 0."""
+    shape_from_image: _builtins.bool
+    """Gives a picture that EDIT draws anew the shape of the first input image, at the area of the model's
+    own size, where width and height are omitted. Omitted: it has the model's own size.
+    """
     prompt_syntax: Global___Generation.PromptSyntax.ValueType
     """Says how prompt and negative_prompt are read."""
     clip_skip: _builtins.int
@@ -129,7 +135,10 @@ class Generation(_message.Message):
 
     @_builtins.property
     def loras(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lora]:
-        """Lists the adapters to apply."""
+        """Lists the adapters to apply, at most 8, each once. They count before those of the prompt. One that
+        the device process does not have, or that does not fit the model, fails the job with
+        FIELD_UNSUPPORTED. Families without adapters ignore them, and the receipt says so.
+        """
 
     @_builtins.property
     def output(self) -> Global___Output:
@@ -168,6 +177,7 @@ class Generation(_message.Message):
         loras: _abc.Iterable[Global___Lora] | None = ...,
         output: Global___Output | None = ...,
         preview_count: _builtins.int | None = ...,
+        shape_from_image: _builtins.bool = ...,
         prompt_syntax: Global___Generation.PromptSyntax.ValueType = ...,
         hires: _refinement_pb2.HiresPass | None = ...,
         tiles: _refinement_pb2.TiledPass | None = ...,
@@ -176,7 +186,7 @@ class Generation(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_clip_skip", b"_clip_skip", "_guidance_scale", b"_guidance_scale", "_height_px", b"_height_px", "_hires", b"_hires", "_image_count", b"_image_count", "_mask_treatment", b"_mask_treatment", "_preview_count", b"_preview_count", "_sampler", b"_sampler", "_schedule", b"_schedule", "_seed", b"_seed", "_step_count", b"_step_count", "_strength", b"_strength", "_tiles", b"_tiles", "_width_px", b"_width_px", "clip_skip", b"clip_skip", "guidance_scale", b"guidance_scale", "height_px", b"height_px", "hires", b"hires", "image_count", b"image_count", "mask_treatment", b"mask_treatment", "output", b"output", "preview_count", b"preview_count", "sampler", b"sampler", "schedule", b"schedule", "seed", b"seed", "step_count", b"step_count", "strength", b"strength", "tiles", b"tiles", "width_px", b"width_px"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clip_skip", b"_clip_skip", "_guidance_scale", b"_guidance_scale", "_height_px", b"_height_px", "_hires", b"_hires", "_image_count", b"_image_count", "_mask_treatment", b"_mask_treatment", "_preview_count", b"_preview_count", "_sampler", b"_sampler", "_schedule", b"_schedule", "_seed", b"_seed", "_step_count", b"_step_count", "_strength", b"_strength", "_tiles", b"_tiles", "_width_px", b"_width_px", "clip_skip", b"clip_skip", "guidance_scale", b"guidance_scale", "height_px", b"height_px", "hires", b"hires", "image_count", b"image_count", "input_images", b"input_images", "loras", b"loras", "mask", b"mask", "mask_treatment", b"mask_treatment", "model", b"model", "negative_prompt", b"negative_prompt", "operation", b"operation", "output", b"output", "preview_count", b"preview_count", "prompt", b"prompt", "prompt_syntax", b"prompt_syntax", "sampler", b"sampler", "schedule", b"schedule", "seed", b"seed", "step_count", b"step_count", "strength", b"strength", "tiles", b"tiles", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clip_skip", b"_clip_skip", "_guidance_scale", b"_guidance_scale", "_height_px", b"_height_px", "_hires", b"_hires", "_image_count", b"_image_count", "_mask_treatment", b"_mask_treatment", "_preview_count", b"_preview_count", "_sampler", b"_sampler", "_schedule", b"_schedule", "_seed", b"_seed", "_step_count", b"_step_count", "_strength", b"_strength", "_tiles", b"_tiles", "_width_px", b"_width_px", "clip_skip", b"clip_skip", "guidance_scale", b"guidance_scale", "height_px", b"height_px", "hires", b"hires", "image_count", b"image_count", "input_images", b"input_images", "loras", b"loras", "mask", b"mask", "mask_treatment", b"mask_treatment", "model", b"model", "negative_prompt", b"negative_prompt", "operation", b"operation", "output", b"output", "preview_count", b"preview_count", "prompt", b"prompt", "prompt_syntax", b"prompt_syntax", "sampler", b"sampler", "schedule", b"schedule", "seed", b"seed", "shape_from_image", b"shape_from_image", "step_count", b"step_count", "strength", b"strength", "tiles", b"tiles", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clip_skip: _TypeAlias = _typing.Literal["clip_skip"]  # noqa: Y015
     _WhichOneofArgType__clip_skip: _TypeAlias = _typing.Literal["_clip_skip", b"_clip_skip"]  # noqa: Y015
@@ -295,7 +305,9 @@ class Lora(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
-    """Names the adapter's file without its extension, as in `<lora:name:0.8>`."""
+    """Names the adapter's file without folder and extension, as in `<lora:name:0.8>`: 1 to 128
+    characters, none of them `/`, `\\`, `:`, `<` or `>`, the first not a dot.
+    """
     weight: _builtins.float
     """Is its weight: -2 to 2. Omitted: 1."""
     def __init__(

@@ -34,6 +34,8 @@ class CreateJobRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STRICT_FIELD_NUMBER: _builtins.int
     dialect: _builtins.str
     """Names the public API through which the request came. At most 63 characters; empty for gRPC."""
     validate_only: _builtins.bool
@@ -41,6 +43,16 @@ class CreateJobRequest(_message.Message):
     priority: _builtins.int
     """Puts the job before others or behind them: -10 to 10. Each step of it is worth a minute of waiting.
     Omitted: 0. Above 0 only with the scope `accounts:admin`: PERMISSION_DENIED with SCOPE_MISSING.
+    """
+    job_id: _builtins.str
+    """Chooses the id of the job, which is then `jobs/{job_id}`: a UUID, version 4, in lower case. Who knows
+    it before the answer comes can watch the job and cancel it meanwhile. Empty: the service chooses.
+    ALREADY_EXISTS with JOB_EXISTS if there is such a job, whoever has made it.
+    """
+    strict: _builtins.bool
+    """Refuses the request if a parameter that it sets would be clamped or ignored, those of `receipt`
+    included: INVALID_ARGUMENT with PARAMETER_NOT_HONOURED, which names each of them. Omitted: such
+    parameters are only noted in the job's receipt.
     """
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
@@ -58,10 +70,12 @@ class CreateJobRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         receipt: _abc.Iterable[_job_pb2.ParameterNote] | None = ...,
         priority: _builtins.int = ...,
+        job_id: _builtins.str = ...,
+        strict: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "priority", b"priority", "receipt", b"receipt", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "strict", b"strict", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,6 +257,28 @@ class CancelJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelJobRequest: _TypeAlias = CancelJobRequest  # noqa: Y015
+
+@_typing.final
+class RetryJobRequest(_message.Message):
+    """Asks that a job be drawn once more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Names it: `jobs/{job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryJobRequest: _TypeAlias = RetryJobRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobRequest(_message.Message):

@@ -61,6 +61,11 @@ class InferenceServiceStub:
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.SerializeToString,
                 response_deserializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/pictor.inference.v1.InferenceService/RetryJob',
+                request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
         self.ListSamplers = channel.unary_unary(
                 '/pictor.inference.v1.InferenceService/ListSamplers',
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersRequest.SerializeToString,
@@ -80,10 +85,11 @@ class InferenceServiceServicer:
     def CreateJob(self, request, context):
         """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
         images; sizes, steps and all else; the input assets; the model is being served. Nothing is queued
-        when a check fails. Not idempotent.
+        when a check fails. Not idempotent, but with `job_id` it makes at most one job.
         Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-        FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT or
-        OPERATION_UNSUPPORTED; UNAVAILABLE with MODEL_NOT_SERVING.
+        FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
+        OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
+        MODEL_NOT_SERVING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,6 +125,16 @@ class InferenceServiceServicer:
         become its result. A queued job is canceled. Answers with the job as it is then, which may still be
         decoding. Idempotent; changes nothing about a job that has ended.
         Errors: NOT_FOUND with JOB_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryJob(self, request, context):
+        """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
+        model must be served, and the input assets must be there. Not idempotent.
+        Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
+        JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,6 +182,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
             'FinishJob': grpc.unary_unary_rpc_method_handler(
                     servicer.FinishJob,
                     request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.FromString,
+                    response_serializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.RetryJobRequest.FromString,
                     response_serializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.SerializeToString,
             ),
             'ListSamplers': grpc.unary_unary_rpc_method_handler(
@@ -314,6 +335,33 @@ class InferenceService:
             target,
             '/pictor.inference.v1.InferenceService/FinishJob',
             pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.SerializeToString,
+            pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.inference.v1.InferenceService/RetryJob',
+            pictor_dot_inference_dot_v1_dot_inference__service__pb2.RetryJobRequest.SerializeToString,
             pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
             options,
             channel_credentials,

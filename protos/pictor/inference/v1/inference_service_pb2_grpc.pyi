@@ -37,10 +37,11 @@ class InferenceServiceStub:
     CreateJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CreateJobRequest, _job_pb2.Job]
     """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
     images; sizes, steps and all else; the input assets; the model is being served. Nothing is queued
-    when a check fails. Not idempotent.
+    when a check fails. Not idempotent, but with `job_id` it makes at most one job.
     Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-    FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT or
-    OPERATION_UNSUPPORTED; UNAVAILABLE with MODEL_NOT_SERVING.
+    FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
+    OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
+    MODEL_NOT_SERVING.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
@@ -60,6 +61,12 @@ class InferenceServiceStub:
     decoding. Idempotent; changes nothing about a job that has ended.
     Errors: NOT_FOUND with JOB_NOT_FOUND.
     """
+    RetryJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.RetryJobRequest, _job_pb2.Job]
+    """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
+    model must be served, and the input assets must be there. Not idempotent.
+    Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
+    JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
+    """
     ListSamplers: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListSamplersRequest, _inference_service_pb2.ListSamplersResponse]
     """Lists the samplers and schedules that a request may name."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]
@@ -76,10 +83,11 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     CreateJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CreateJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
     images; sizes, steps and all else; the input assets; the model is being served. Nothing is queued
-    when a check fails. Not idempotent.
+    when a check fails. Not idempotent, but with `job_id` it makes at most one job.
     Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-    FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT or
-    OPERATION_UNSUPPORTED; UNAVAILABLE with MODEL_NOT_SERVING.
+    FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
+    OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
+    MODEL_NOT_SERVING.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
@@ -98,6 +106,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     become its result. A queued job is canceled. Answers with the job as it is then, which may still be
     decoding. Idempotent; changes nothing about a job that has ended.
     Errors: NOT_FOUND with JOB_NOT_FOUND.
+    """
+    RetryJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RetryJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
+    model must be served, and the input assets must be there. Not idempotent.
+    Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
+    JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
     """
     ListSamplers: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListSamplersRequest, _inference_service_pb2.ListSamplersResponse]  # type: ignore[assignment]
     """Lists the samplers and schedules that a request may name."""
@@ -118,10 +132,11 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
         """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
         images; sizes, steps and all else; the input assets; the model is being served. Nothing is queued
-        when a check fails. Not idempotent.
+        when a check fails. Not idempotent, but with `job_id` it makes at most one job.
         Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-        FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT or
-        OPERATION_UNSUPPORTED; UNAVAILABLE with MODEL_NOT_SERVING.
+        FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
+        OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
+        MODEL_NOT_SERVING.
         """
 
     @_abc_1.abstractmethod
@@ -164,6 +179,18 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         become its result. A queued job is canceled. Answers with the job as it is then, which may still be
         decoding. Idempotent; changes nothing about a job that has ended.
         Errors: NOT_FOUND with JOB_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryJob(
+        self,
+        request: _inference_service_pb2.RetryJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
+        model must be served, and the input assets must be there. Not idempotent.
+        Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
+        JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
         """
 
     @_abc_1.abstractmethod

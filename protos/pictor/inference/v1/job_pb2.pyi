@@ -86,6 +86,7 @@ class Job(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    RETRY_OF_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Identifies the job: `jobs/{job}`. The id is opaque to clients (a UUID, version 4)."""
@@ -105,6 +106,8 @@ class Job(_message.Message):
     """Is the id of the request that made the job, as found in the logs."""
     priority: _builtins.int
     """Is CreateJobRequest.priority."""
+    retry_of: _builtins.str
+    """Names the job of which this one is the repetition: `jobs/{job}`. Empty: it repeats none."""
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
         """Is what is drawn, with defaults merged and the seed chosen."""
@@ -123,7 +126,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def receipt(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterNote]:
-        """Says what became of parameters that were not simply honoured."""
+        """Says what became of each parameter that the request set; departures come first."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -161,11 +164,12 @@ class Job(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         priority: _builtins.int = ...,
+        retry_of: _builtins.str = ...,
         preview: _progress_pb2.Preview | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "generation", b"generation", "outcome", b"outcome", "preview", b"preview", "progress", b"progress", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "account", b"account", "attempt_count", b"attempt_count", "create_time", b"create_time", "dialect", b"dialect", "error", b"error", "finish_time", b"finish_time", "generation", b"generation", "name", b"name", "outcome", b"outcome", "preview", b"preview", "priority", b"priority", "progress", b"progress", "receipt", b"receipt", "request_id", b"request_id", "result", b"result", "revision", b"revision", "served_by", b"served_by", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "account", b"account", "attempt_count", b"attempt_count", "create_time", b"create_time", "dialect", b"dialect", "error", b"error", "finish_time", b"finish_time", "generation", b"generation", "name", b"name", "outcome", b"outcome", "preview", b"preview", "priority", b"priority", "progress", b"progress", "receipt", b"receipt", "request_id", b"request_id", "result", b"result", "retry_of", b"retry_of", "revision", b"revision", "served_by", b"served_by", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preview: _TypeAlias = _typing.Literal["preview"]  # noqa: Y015
     _WhichOneofArgType__preview: _TypeAlias = _typing.Literal["_preview", b"_preview"]  # noqa: Y015

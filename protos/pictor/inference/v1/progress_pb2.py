@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"pictor/inference/v1/progress.proto\x12\x13pictor.inference.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe9\x02\n\x08Progress\x12\x32\n\x05phase\x18\x01 \x01(\x0e\x32#.pictor.inference.v1.Progress.Phase\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\x12\n\nstep_count\x18\x03 \x01(\x05\x12*\n\x07\x65lapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\tremaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x16\n\x0equeue_position\x18\x06 \x01(\x05\"\x81\x01\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_LOADING\x10\x01\x12\x12\n\x0ePHASE_ENCODING\x10\x02\x12\x13\n\x0fPHASE_DENOISING\x10\x03\x12\x12\n\x0ePHASE_DECODING\x10\x04\x12\x11\n\rPHASE_STORING\x10\x05\x42\x0c\n\n_remaining\"h\n\x07Preview\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\x15\n\rpreview_index\x18\x02 \x01(\x05\x12\x0c\n\x04step\x18\x03 \x01(\x05\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x05 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"pictor/inference/v1/progress.proto\x12\x13pictor.inference.v1\x1a\x1egoogle/protobuf/duration.proto\"\x9b\x03\n\x08Progress\x12\x32\n\x05phase\x18\x01 \x01(\x0e\x32#.pictor.inference.v1.Progress.Phase\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\x12\n\nstep_count\x18\x03 \x01(\x05\x12*\n\x07\x65lapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\tremaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x16\n\x0equeue_position\x18\x06 \x01(\x05\x12\x1c\n\x0floaded_fraction\x18\x07 \x01(\x01H\x01\x88\x01\x01\"\x81\x01\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_LOADING\x10\x01\x12\x12\n\x0ePHASE_ENCODING\x10\x02\x12\x13\n\x0fPHASE_DENOISING\x10\x03\x12\x12\n\x0ePHASE_DECODING\x10\x04\x12\x11\n\rPHASE_STORING\x10\x05\x42\x0c\n\n_remainingB\x12\n\x10_loaded_fraction\"h\n\x07Preview\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\x15\n\rpreview_index\x18\x02 \x01(\x05\x12\x0c\n\x04step\x18\x03 \x01(\x05\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x05 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pictor.inference.v1.progres
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROGRESS']._serialized_start=92
-  _globals['_PROGRESS']._serialized_end=453
-  _globals['_PROGRESS_PHASE']._serialized_start=310
-  _globals['_PROGRESS_PHASE']._serialized_end=439
-  _globals['_PREVIEW']._serialized_start=455
-  _globals['_PREVIEW']._serialized_end=559
+  _globals['_PROGRESS']._serialized_end=503
+  _globals['_PROGRESS_PHASE']._serialized_start=340
+  _globals['_PROGRESS_PHASE']._serialized_end=469
+  _globals['_PREVIEW']._serialized_start=505
+  _globals['_PREVIEW']._serialized_end=609
 # @@protoc_insertion_point(module_scope)

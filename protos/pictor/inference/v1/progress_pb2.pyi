@@ -65,6 +65,7 @@ class Progress(_message.Message):
     ELAPSED_FIELD_NUMBER: _builtins.int
     REMAINING_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    LOADED_FRACTION_FIELD_NUMBER: _builtins.int
     phase: Global___Progress.Phase.ValueType
     """Is what the device is doing."""
     step: _builtins.int
@@ -73,6 +74,8 @@ class Progress(_message.Message):
     """Counts the denoising steps that there will be. 0 while this is unknown."""
     queue_position: _builtins.int
     """Counts the jobs that go before this one; 0 for the next one and for a running one."""
+    loaded_fraction: _builtins.float
+    """Is how much of the weights has been read, 0 to 1. Omitted outside of LOADING."""
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
         """Is the time since this attempt started running."""
@@ -90,13 +93,19 @@ class Progress(_message.Message):
         elapsed: _duration_pb2.Duration | None = ...,
         remaining: _duration_pb2.Duration | None = ...,
         queue_position: _builtins.int = ...,
+        loaded_fraction: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining", b"_remaining", "elapsed", b"elapsed", "remaining", b"remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loaded_fraction", b"_loaded_fraction", "_remaining", b"_remaining", "elapsed", b"elapsed", "loaded_fraction", b"loaded_fraction", "remaining", b"remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining", b"_remaining", "elapsed", b"elapsed", "phase", b"phase", "queue_position", b"queue_position", "remaining", b"remaining", "step", b"step", "step_count", b"step_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loaded_fraction", b"_loaded_fraction", "_remaining", b"_remaining", "elapsed", b"elapsed", "loaded_fraction", b"loaded_fraction", "phase", b"phase", "queue_position", b"queue_position", "remaining", b"remaining", "step", b"step", "step_count", b"step_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__loaded_fraction: _TypeAlias = _typing.Literal["loaded_fraction"]  # noqa: Y015
+    _WhichOneofArgType__loaded_fraction: _TypeAlias = _typing.Literal["_loaded_fraction", b"_loaded_fraction"]  # noqa: Y015
     _WhichOneofReturnType__remaining: _TypeAlias = _typing.Literal["remaining"]  # noqa: Y015
     _WhichOneofArgType__remaining: _TypeAlias = _typing.Literal["_remaining", b"_remaining"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loaded_fraction) -> _WhichOneofReturnType__loaded_fraction | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining) -> _WhichOneofReturnType__remaining | None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015

@@ -67,6 +67,11 @@ class StorageServiceStub:
                 request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.DeleteAssetRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.FetchImage = channel.unary_stream(
+                '/pictor.storage.v1.StorageService/FetchImage',
+                request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.FetchImageRequest.SerializeToString,
+                response_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.FetchImageResponse.FromString,
+                _registered_method=True)
 
 
 class StorageServiceServicer:
@@ -124,6 +129,18 @@ class StorageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchImage(self, request, context):
+        """Fetches an image that lies elsewhere, and sends its bytes in chunks of at most 256 KiB; nothing is
+        stored. The one door through which the suite reads URLs that callers send: only http and https, only
+        hosts whose addresses are all public, and no more bytes than an upload may have. Redirects are
+        followed three times, each checked anew. The bytes are checked as those of an upload are.
+        Errors: INVALID_ARGUMENT with FIELD_INVALID (no URL, or one that is not fetched),
+        INPUT_IMAGE_UNREACHABLE, MEDIA_TYPE_UNSUPPORTED, INPUT_IMAGE_INVALID or INPUT_IMAGE_TOO_LARGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StorageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -156,6 +173,11 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.DeleteAsset,
                     request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.DeleteAssetRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'FetchImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchImage,
+                    request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.FetchImageRequest.FromString,
+                    response_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.FetchImageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -321,6 +343,33 @@ class StorageService:
             '/pictor.storage.v1.StorageService/DeleteAsset',
             pictor_dot_storage_dot_v1_dot_storage__service__pb2.DeleteAssetRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pictor.storage.v1.StorageService/FetchImage',
+            pictor_dot_storage_dot_v1_dot_storage__service__pb2.FetchImageRequest.SerializeToString,
+            pictor_dot_storage_dot_v1_dot_storage__service__pb2.FetchImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

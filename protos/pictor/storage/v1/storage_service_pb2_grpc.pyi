@@ -60,6 +60,14 @@ class StorageServiceStub:
     """
     DeleteAsset: _grpc.UnaryUnaryMultiCallable[_storage_service_pb2.DeleteAssetRequest, _empty_pb2.Empty]
     """Deletes an asset and its bytes. Errors: NOT_FOUND with ASSET_NOT_FOUND, also the second time."""
+    FetchImage: _grpc.UnaryStreamMultiCallable[_storage_service_pb2.FetchImageRequest, _storage_service_pb2.FetchImageResponse]
+    """Fetches an image that lies elsewhere, and sends its bytes in chunks of at most 256 KiB; nothing is
+    stored. The one door through which the suite reads URLs that callers send: only http and https, only
+    hosts whose addresses are all public, and no more bytes than an upload may have. Redirects are
+    followed three times, each checked anew. The bytes are checked as those of an upload are.
+    Errors: INVALID_ARGUMENT with FIELD_INVALID (no URL, or one that is not fetched),
+    INPUT_IMAGE_UNREACHABLE, MEDIA_TYPE_UNSUPPORTED, INPUT_IMAGE_INVALID or INPUT_IMAGE_TOO_LARGE.
+    """
 
 @_typing.type_check_only
 class StorageServiceAsyncStub(StorageServiceStub):
@@ -91,6 +99,14 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """
     DeleteAsset: _aio.UnaryUnaryMultiCallable[_storage_service_pb2.DeleteAssetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes an asset and its bytes. Errors: NOT_FOUND with ASSET_NOT_FOUND, also the second time."""
+    FetchImage: _aio.UnaryStreamMultiCallable[_storage_service_pb2.FetchImageRequest, _storage_service_pb2.FetchImageResponse]  # type: ignore[assignment]
+    """Fetches an image that lies elsewhere, and sends its bytes in chunks of at most 256 KiB; nothing is
+    stored. The one door through which the suite reads URLs that callers send: only http and https, only
+    hosts whose addresses are all public, and no more bytes than an upload may have. Redirects are
+    followed three times, each checked anew. The bytes are checked as those of an upload are.
+    Errors: INVALID_ARGUMENT with FIELD_INVALID (no URL, or one that is not fetched),
+    INPUT_IMAGE_UNREACHABLE, MEDIA_TYPE_UNSUPPORTED, INPUT_IMAGE_INVALID or INPUT_IMAGE_TOO_LARGE.
+    """
 
 class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps images and gives them names and URLs."""
@@ -155,5 +171,19 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes an asset and its bytes. Errors: NOT_FOUND with ASSET_NOT_FOUND, also the second time."""
+
+    @_abc_1.abstractmethod
+    def FetchImage(
+        self,
+        request: _storage_service_pb2.FetchImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_storage_service_pb2.FetchImageResponse], _abc.AsyncIterator[_storage_service_pb2.FetchImageResponse]]:
+        """Fetches an image that lies elsewhere, and sends its bytes in chunks of at most 256 KiB; nothing is
+        stored. The one door through which the suite reads URLs that callers send: only http and https, only
+        hosts whose addresses are all public, and no more bytes than an upload may have. Redirects are
+        followed three times, each checked anew. The bytes are checked as those of an upload are.
+        Errors: INVALID_ARGUMENT with FIELD_INVALID (no URL, or one that is not fetched),
+        INPUT_IMAGE_UNREACHABLE, MEDIA_TYPE_UNSUPPORTED, INPUT_IMAGE_INVALID or INPUT_IMAGE_TOO_LARGE.
+        """
 
 def add_StorageServiceServicer_to_server(servicer: StorageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from pictor.worker.v1 import worker_pb2 as pictor_dot_worker_dot_v1_dot_worker__pb2
 from pictor.worker.v1 import worker_service_pb2 as pictor_dot_worker_dot_v1_dot_worker__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -41,6 +42,11 @@ class WorkerServiceStub:
                 request_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.RunRequest.SerializeToString,
                 response_deserializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.RunResponse.FromString,
                 _registered_method=True)
+        self.GetDevice = channel.unary_unary(
+                '/pictor.worker.v1.WorkerService/GetDevice',
+                request_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.GetDeviceRequest.SerializeToString,
+                response_deserializer=pictor_dot_worker_dot_v1_dot_worker__pb2.Device.FromString,
+                _registered_method=True)
         self.Finish = channel.unary_unary(
                 '/pictor.worker.v1.WorkerService/Finish',
                 request_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.FinishRequest.SerializeToString,
@@ -63,6 +69,14 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDevice(self, request, context):
+        """Tells what the process holds at this moment, so that a job can go where its model is. Cheap, and
+        answered while the device draws.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Finish(self, request, context):
         """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
         Does nothing where the job does not run here.
@@ -78,6 +92,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Run,
                     request_deserializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.RunRequest.FromString,
                     response_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.RunResponse.SerializeToString,
+            ),
+            'GetDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDevice,
+                    request_deserializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.GetDeviceRequest.FromString,
+                    response_serializer=pictor_dot_worker_dot_v1_dot_worker__pb2.Device.SerializeToString,
             ),
             'Finish': grpc.unary_unary_rpc_method_handler(
                     servicer.Finish,
@@ -114,6 +133,33 @@ class WorkerService:
             '/pictor.worker.v1.WorkerService/Run',
             pictor_dot_worker_dot_v1_dot_worker__service__pb2.RunRequest.SerializeToString,
             pictor_dot_worker_dot_v1_dot_worker__service__pb2.RunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.worker.v1.WorkerService/GetDevice',
+            pictor_dot_worker_dot_v1_dot_worker__service__pb2.GetDeviceRequest.SerializeToString,
+            pictor_dot_worker_dot_v1_dot_worker__pb2.Device.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from pictor.worker.v1 import worker_pb2 as _worker_pb2
 from pictor.worker.v1 import worker_service_pb2 as _worker_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -41,6 +42,10 @@ class WorkerServiceStub:
     Errors of the call itself: INVALID_ARGUMENT with FIELD_REQUIRED; UNAVAILABLE with
     SERVICE_UNAVAILABLE when the process is stopping. Everything else is Report.error.
     """
+    GetDevice: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.GetDeviceRequest, _worker_pb2.Device]
+    """Tells what the process holds at this moment, so that a job can go where its model is. Cheap, and
+    answered while the device draws.
+    """
     Finish: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.FinishRequest, _worker_service_pb2.FinishResponse]
     """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
     Does nothing where the job does not run here.
@@ -58,6 +63,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     goes away, the device stops at the next step and nothing more is stored.
     Errors of the call itself: INVALID_ARGUMENT with FIELD_REQUIRED; UNAVAILABLE with
     SERVICE_UNAVAILABLE when the process is stopping. Everything else is Report.error.
+    """
+    GetDevice: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetDeviceRequest, _worker_pb2.Device]  # type: ignore[assignment]
+    """Tells what the process holds at this moment, so that a job can go where its model is. Cheap, and
+    answered while the device draws.
     """
     Finish: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.FinishRequest, _worker_service_pb2.FinishResponse]  # type: ignore[assignment]
     """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
@@ -79,6 +88,16 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         goes away, the device stops at the next step and nothing more is stored.
         Errors of the call itself: INVALID_ARGUMENT with FIELD_REQUIRED; UNAVAILABLE with
         SERVICE_UNAVAILABLE when the process is stopping. Everything else is Report.error.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDevice(
+        self,
+        request: _worker_service_pb2.GetDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.Device, _abc.Awaitable[_worker_pb2.Device]]:
+        """Tells what the process holds at this moment, so that a job can go where its model is. Cheap, and
+        answered while the device draws.
         """
 
     @_abc_1.abstractmethod

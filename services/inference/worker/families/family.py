@@ -73,19 +73,23 @@ class Family:
             steps are taken alone.
         uses: The optional fields of Generation that change the picture; the others are reported
             as ignored.
-        dtype: The torch dtype of the weights on a device other than the CPU, where it is float32.
+        dtype: The torch dtype of the weights on a device other than the CPU, unless the model's
+            record names others; see placement.
         left_out: Components that are not loaded, e.g. a safety checker.
         options: Further arguments of the pipelines' constructors.
         max_references: How many references each operation takes, 0 where it is not named; a
             request with more is refused.
         readers: Reads a component, by name, from its folder in the checkpoint, in place of the
             class that the checkpoint names.
-        rough_picture: Makes pictures (n, 3, height, width) in -1 to 1 from a pipeline and its
-            spatial latents, for previews. None: the family has no previews.
+        embeddings: The text encoders that textual inversion extends, each with its key in a file
+            of several; empty for a file of one. Families without it lack them.
         reads_attention: The prompts' syntax of AUTOMATIC1111 is applied: the pipelines have CLIP's
             encoders, and take embeddings of any length. Other families are given the words alone.
-        spatial: Makes spatial latents (n, channels, height, width) from a pipeline, what its
-            callback gives and the canvas's size. None: the callback gives them so.
+        spatial: Makes what the pipeline's decoder takes, of shape (n, channels, height, width),
+            from the pipeline, the latents that its callback gives and the canvas's size; without
+            making the host wait for the device. None: the family has no previews.
+        tiny_decoder: The usual name of the small decoder of the same latents; previews are drawn
+            by it where a folder of this name lies in a model folder. Empty: there is none.
     """
 
     name: str
@@ -99,6 +103,7 @@ class Family:
     options: Mapping[str, Any] | None = None
     max_references: Mapping[Operation.ValueType, int] = field(default_factory=dict)
     readers: Mapping[str, Callable[[pathlib.Path], Any]] = field(default_factory=dict)
-    rough_picture: Callable[[Any, Any], Any] | None = None
+    embeddings: Mapping[str, str] = field(default_factory=dict)
     reads_attention: bool = False
     spatial: Callable[[Any, Any, Size], Any] | None = None
+    tiny_decoder: str = ""

@@ -5,11 +5,11 @@ from typing import Any
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.calls import common
 from services.inference.worker.families.family import Canvas, Denoiser, Family
-from services.inference.worker.families.tokens import unpacked
-from services.inference.worker.frames import Size
+from services.inference.worker.families.latents import packed
 
 # Schnell has seen no longer prompts; all others take 512 tokens, the pipelines' default.
 SCHNELL_TOKENS = 256
+TINY_DECODER = "taef1"
 DENOISER = Denoiser("transformer", shared=frozenset({"img_ids", "txt_ids"}))
 LEFT_OUT = ("feature_extractor", "image_encoder")
 
@@ -32,18 +32,6 @@ def arguments(canvas: Canvas) -> dict[str, Any]:
     return {**call, "guidance_scale": generation.guidance_scale}
 
 
-def spatial(_pipeline: Any, latents: Any, size: Size) -> Any:
-    """Lay out the tokens."""
-    return unpacked(latents, size)
-
-
-def rough_picture(pipeline: Any, latents: Any) -> Any:
-    """Decode latents with the model's own decoder."""
-    vae = pipeline.vae
-    scaled = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-    return vae.decode(scaled, return_dict=False)[0]
-
-
 FAMILY = Family(
     name="flux",
     pipelines={
@@ -54,8 +42,8 @@ FAMILY = Family(
     size_multiple_px=16,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
     left_out=LEFT_OUT,
-    rough_picture=rough_picture,
-    spatial=spatial,
+    spatial=packed,
+    tiny_decoder=TINY_DECODER,
 )

@@ -42,15 +42,12 @@ def spatial(pipeline: Any, latents: Any, size: Size) -> Any:
     rows, columns = grid(latents.shape[1], size)
     latents = latents.permute(0, 2, 1).reshape(len(latents), -1, rows, columns)
     norm = pipeline.vae.bn
-    deviation = (norm.running_var + pipeline.vae.config.batch_norm_eps).sqrt()
-    latents = latents * deviation[:, None, None] + norm.running_mean[:, None, None]
+    variance, mean = (
+        values.to(latents)[:, None, None] for values in (norm.running_var, norm.running_mean)
+    )
+    latents = latents * (variance + pipeline.vae.config.batch_norm_eps).sqrt() + mean
     split = latents.reshape(len(latents), -1, 2, 2, rows, columns)
     return split.permute(0, 1, 4, 2, 5, 3).reshape(len(latents), -1, 2 * rows, 2 * columns)
-
-
-def rough_picture(pipeline: Any, latents: Any) -> Any:
-    """Decode latents with the model's own decoder."""
-    return pipeline.vae.decode(latents.to(pipeline.vae.dtype), return_dict=False)[0]
 
 
 def read_tokenizer(folder: pathlib.Path) -> Any:
@@ -68,10 +65,9 @@ FAMILY = Family(
     size_multiple_px=16,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"guidance_scale", "schedule"}),
+    uses=frozenset({"guidance_scale", "loras", "schedule"}),
     max_references={model_pb2.OPERATION_EDIT: 10},
     readers={"tokenizer": read_tokenizer},
-    rough_picture=rough_picture,
     spatial=spatial,
 )
 

@@ -27,8 +27,7 @@ FAMILY = Family(
     size_multiple_px=16,
     arguments=arguments,
     denoiser=flux2.FAMILY.denoiser,
-    uses=frozenset({"guidance_scale", "schedule"}),
+    uses=frozenset({"guidance_scale", "loras", "schedule"}),
     max_references={model_pb2.OPERATION_EDIT: 10, model_pb2.OPERATION_INPAINT: 1},
-    rough_picture=flux2.rough_picture,
     spatial=flux2.spatial,
 )

@@ -5,7 +5,8 @@ from typing import Any
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.calls import common
 from services.inference.worker.families.family import Canvas, Family
-from services.inference.worker.families.flux import DENOISER, rough_picture, spatial
+from services.inference.worker.families.flux import DENOISER, TINY_DECODER
+from services.inference.worker.families.latents import packed
 
 
 def arguments(canvas: Canvas) -> dict[str, Any]:
@@ -22,7 +23,7 @@ FAMILY = Family(
     size_multiple_px=16,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"guidance_scale", "schedule"}),
-    rough_picture=rough_picture,
-    spatial=spatial,
+    uses=frozenset({"guidance_scale", "loras", "schedule"}),
+    spatial=packed,
+    tiny_decoder=TINY_DECODER,
 )

@@ -8,6 +8,7 @@ from PIL import Image
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families import flux
 from services.inference.worker.families.family import Canvas, Family
+from services.inference.worker.families.latents import packed
 
 # As large as what the model looks at elsewhere.
 MOST_PX = 1024**2
@@ -43,9 +44,9 @@ FAMILY = Family(
     size_multiple_px=16,
     arguments=arguments,
     denoiser=flux.DENOISER,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
     left_out=flux.LEFT_OUT,
     max_references={model_pb2.OPERATION_EDIT: 1, model_pb2.OPERATION_INPAINT: 1},
-    rough_picture=flux.rough_picture,
-    spatial=flux.spatial,
+    spatial=packed,
+    tiny_decoder=flux.TINY_DECODER,
 )

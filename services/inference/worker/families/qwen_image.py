@@ -5,8 +5,7 @@ from typing import Any
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.calls import common
 from services.inference.worker.families.family import Canvas, Denoiser, Family
-from services.inference.worker.families.tokens import unpacked
-from services.inference.worker.frames import Size
+from services.inference.worker.families.latents import packed
 
 # The pipelines' most. Prompts are not padded, so a short one is drawn as with fewer.
 TOKENS = 1024
@@ -30,22 +29,6 @@ def guidance(canvas: Canvas) -> dict[str, Any]:
     return negative if scale is None else {**negative, "true_cfg_scale": scale}
 
 
-def spatial(_pipeline: Any, latents: Any, size: Size) -> Any:
-    """Lay out the tokens."""
-    return unpacked(latents, size)
-
-
-def rough_picture(pipeline: Any, latents: Any) -> Any:
-    """Decode latents with the model's own decoder, as the first frame of a film."""
-    vae = pipeline.vae
-    mean, deviation = (
-        latents.new_tensor(values)[:, None, None]
-        for values in (vae.config.latents_mean, vae.config.latents_std)
-    )
-    film = (latents * deviation + mean).unsqueeze(2)
-    return vae.decode(film.to(vae.dtype), return_dict=False)[0][:, :, 0]
-
-
 FAMILY = Family(
     name="qwen-image",
     pipelines={
@@ -56,7 +39,6 @@ FAMILY = Family(
     size_multiple_px=16,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
-    rough_picture=rough_picture,
-    spatial=spatial,
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
+    spatial=packed,
 )

@@ -5,6 +5,7 @@ from typing import Any
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families import qwen_image
 from services.inference.worker.families.family import Canvas, Family
+from services.inference.worker.families.latents import packed
 from services.inference.worker.families.qwen_image_edit import read_processor
 
 
@@ -19,10 +20,9 @@ FAMILY = Family(
     size_multiple_px=16,
     arguments=arguments,
     denoiser=qwen_image.DENOISER,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
     # As many as the model was trained with.
     max_references={model_pb2.OPERATION_EDIT: 3},
     readers={"processor": read_processor},
-    rough_picture=qwen_image.rough_picture,
-    spatial=qwen_image.spatial,
+    spatial=packed,
 )

@@ -4,6 +4,7 @@ from typing import Any
 
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.family import Canvas, Denoiser, Family
+from services.inference.worker.families.latents import plain
 
 DENOISER = Denoiser("unet")
 
@@ -33,12 +34,6 @@ def arguments(canvas: Canvas) -> dict[str, Any]:
     return call
 
 
-def rough_picture(pipeline: Any, latents: Any) -> Any:
-    """Decode latents with the model's own decoder."""
-    vae = pipeline.vae
-    return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-
-
 FAMILY = Family(
     name="stable-diffusion",
     pipelines={
@@ -49,10 +44,14 @@ FAMILY = Family(
     size_multiple_px=8,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"negative_prompt", "guidance_scale", "sampler", "schedule", "clip_skip"}),
+    uses=frozenset(
+        {"negative_prompt", "guidance_scale", "loras", "sampler", "schedule", "clip_skip"}
+    ),
     dtype="float16",
     left_out=("safety_checker", "feature_extractor", "image_encoder"),
     options={"requires_safety_checker": False},
-    rough_picture=rough_picture,
+    embeddings={"text_encoder": ""},
     reads_attention=True,
+    spatial=plain,
+    tiny_decoder="taesd",
 )

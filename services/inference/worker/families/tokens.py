@@ -1,11 +1,13 @@
 """Latents as the tokens of a transformer, and back as pictures."""
 
+import functools
 import math
 from typing import Any
 
 from services.inference.worker.frames import Size
 
 
+@functools.lru_cache(maxsize=64)
 def grid(count: int, size: Size) -> tuple[int, int]:
     """
     Say how tokens lie in a picture.

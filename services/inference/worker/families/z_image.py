@@ -5,7 +5,8 @@ from typing import Any
 from pictor.catalog.v1 import model_pb2
 from services.inference.worker.families.calls import common
 from services.inference.worker.families.family import Canvas, Family
-from services.inference.worker.families.flux import rough_picture
+from services.inference.worker.families.flux import TINY_DECODER
+from services.inference.worker.families.latents import plain
 
 
 def arguments(canvas: Canvas) -> dict[str, Any]:
@@ -27,7 +28,8 @@ FAMILY = Family(
     },
     size_multiple_px=16,
     arguments=arguments,
-    uses=frozenset({"negative_prompt", "guidance_scale", "schedule"}),
+    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "schedule"}),
     # The decoder is FLUX.1's.
-    rough_picture=rough_picture,
+    spatial=plain,
+    tiny_decoder=TINY_DECODER,
 )

@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -69,11 +69,10 @@ class Drawer:
     on_report: Callable[[Reports, worker_pb2.Report], None] | None = None
 
     def __call__(self, inputs: Inputs | None = None, **fields: object) -> Drawing:
-        load_seconds = self._load()
         drawing = self.begin(inputs, **fields)
         while self.engine.is_busy:
             self.engine.step()
-        return replace(drawing.result(), load_seconds=load_seconds)
+        return drawing.result()
 
     def begin(
         self,
@@ -86,8 +85,7 @@ class Drawer:
         """Give the engine a drawing, which it draws when it is made to step."""
         self.reports.clear()
         reports = Reports(lambda report: self._take(reports, report), deadline)
-        if self.model.name not in self.engine.models:
-            self.engine.load(self.model)
+        loaded, seconds = self.engine.residency.lease(self.model)
         assignment = worker_pb2.Assignment(
             job="jobs/1",
             account="accounts/1",
@@ -96,7 +94,8 @@ class Drawer:
             priority=priority,
         )
         outcome: Future[Drawing] = Future()
-        self.engine.begin(assignment, inputs or Inputs(), reports, outcome)
+        given = (loaded, assignment, inputs or Inputs(), reports, outcome)
+        self.engine.begin(*given, load_seconds=seconds)
         outcome.stop = reports.stop
         return outcome
 
@@ -108,19 +107,19 @@ class Drawer:
         def count(_module, _given, named, _output):
             counts.append(len(named["sample"] if "sample" in named else named["hidden_states"]))
 
-        self._load()
-        loaded = self.engine._models[self.model.name]
-        module = loaded.components[loaded.family.denoiser.part]
+        module = self.denoiser
         hook = module.register_forward_hook(count, with_kwargs=True)
         try:
             yield counts
         finally:
             hook.remove()
 
-    def _load(self) -> float:
-        if self.model.name in self.engine.models:
-            return 0.0
-        return self.engine.load(self.model)
+    @property
+    def denoiser(self):
+        """The module that the steps are taken with."""
+        loaded, _ = self.engine.residency.lease(self.model)
+        self.engine.residency.release(self.model.name)
+        return loaded.components[loaded.family.denoiser.part]
 
     def picture(self, inputs: Inputs | None = None, **fields: object) -> Image.Image:
         return self(inputs, **fields).images[0]

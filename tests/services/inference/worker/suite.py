@@ -9,7 +9,8 @@ import grpc
 from pictor.worker.v1 import worker_service_pb2_grpc
 from services.accounts import __main__ as accounts
 from services.catalog import __main__ as catalog
-from services.inference.worker.__main__ import WorkerSettings, running
+from services.inference.worker.__main__ import running
+from services.inference.worker.settings import WorkerSettings
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.settings import read

@@ -130,3 +130,18 @@ async def test_an_engine_that_cannot_be_made_is_each_drawings_error():
 
     assert time.monotonic() - started < 5
     assert not device.is_ready
+
+
+async def test_a_defect_of_the_engine_ends_what_is_under_way_and_no_more(device):
+    """
+    Whoever waits gets an error, and the next job is drawn.
+    """
+    ill = Attempt(device, step_count=900)
+    await ill.until_step(3)
+    engine = device._engine.result()
+    engine._most_rows = None
+    with pytest.raises(AttributeError):
+        await ill.drawing
+    engine._most_rows = {}
+
+    assert (await Attempt(device).drawing).images

@@ -102,11 +102,12 @@ def test_infotext_is_read_by_others():
         model="models/a/b:c",
         strength=0.75,
         input_images=[generation_pb2.InputImage(asset="assets/1")],
+        loras=[generation_pb2.Lora(adapter="ink", weight=0.8)],
     )
     text = infotext(generation, seed=5, sampler="DPM++ 2M", size="64x48")
 
     assert text == (
-        "a cat,\non a mat\n"
+        "a cat,\non a mat <lora:ink:0.8>\n"
         "Negative prompt: dogs\n"
         "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 5,"
         ' Size: 64x48, Model: "a/b:c", Denoising strength: 0.75, Version: Pictor'

@@ -10,7 +10,9 @@ from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.job_pb2 import ParameterNote
 from pictor.inference.v1.progress_pb2 import Progress
 from services.inference.samplers import available_samplers
+from services.inference.worker.families.family import Family
 from services.inference.worker.inputs import Inputs
+from services.inference.worker.notes import of_unused
 from services.rpc.errors import Canceled, Internal, InvalidRequest
 
 # diffusers hands tensors to NumPy in the ways of NumPy 1.
@@ -226,11 +228,13 @@ def test_a_schedule_that_the_models_own_sampler_lacks_is_noted(draw):
     assert (note.parameter, note.treatment) == ("schedule", ParameterNote.TREATMENT_IGNORED)
 
 
-def test_adapters_are_noted_as_ignored(draw):
+def test_what_a_family_cannot_use_is_noted():
     """
-    What the family cannot use is in the receipt.
+    Adapters of a family without any are in the receipt.
     """
-    (note,) = draw(loras=[generation_pb2.Lora(adapter="ink")]).receipt
+    family = Family("plain", {}, 8, dict)
+    wanted = generation_pb2.Generation(loras=[generation_pb2.Lora(adapter="ink")])
+    (note,) = of_unused(wanted, family)
 
     assert (note.parameter, note.requested) == ("loras", "ink")
 
@@ -278,7 +282,7 @@ def test_output_that_is_not_finite_is_no_picture(draw, engine):
     import torch  # only here
 
     draw()
-    unet = engine._models["models/tiny"].components["unet"]
+    unet = draw.denoiser
     weight = unet.conv_out.weight
     saved = weight.detach().clone()
     with torch.no_grad():

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from services.inference.worker.order import RISE_AFTER, choose
+from services.inference.worker.order import RISE_AFTER, Timings, choose
 from services.inference.worker.rows import Row, Standing
 
 
@@ -18,8 +18,13 @@ class Waiting(Row):
         return self.own_key
 
 
-def chosen(rows, most=8, seconds=1.0, now=0.0):
-    return [row.name for row in choose(rows, lambda _: most, lambda _: seconds, lambda: now)]
+def chosen(rows, most=8, seconds=(), now=0.0):
+    timings = Timings()
+    for key in "ab":
+        timings.note(key, 0, 1.0)
+    for count, taken in dict(seconds).items():
+        timings.note("a", count, taken)
+    return [row.name for row in choose(rows, lambda _: most, timings, lambda: now)]
 
 
 def test_rows_of_one_key_go_together():
@@ -29,6 +34,21 @@ def test_rows_of_one_key_go_together():
     rows = [Waiting("one"), Waiting("other", key="b"), Waiting("two")]
 
     assert chosen(rows) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [({1: 1.0, 3: 5.0}, ["short"]), ({1: 1.0, 3: 1.5}, ["short", "long", "long too"])],
+    ids=["slow", "quick"],
+)
+def test_long_ones_go_along_where_that_costs_little(seconds, expected):
+    """
+    Where a forward takes as much longer as it has more rows, a short picture is drawn by itself;
+    where rows are all but free, none is left out.
+    """
+    rows = [Waiting("long"), Waiting("long too"), Waiting("short", remaining_steps=4)]
+
+    assert chosen(rows, seconds=seconds) == expected
 
 
 def test_no_more_go_than_fit():

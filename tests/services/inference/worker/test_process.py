@@ -11,7 +11,7 @@ import pytest
 
 from pictor.catalog.v1 import model_pb2
 from pictor.worker.v1 import worker_pb2, worker_service_pb2
-from services.inference.worker.__main__ import WorkerSettings
+from services.inference.worker.settings import WorkerSettings
 from services.rpc.channels import open_channel
 from services.rpc.errors import InvalidRequest
 from services.rpc.principals import service_token

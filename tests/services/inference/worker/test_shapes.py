@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pictor.catalog.v1 import model_pb2
-from services.inference.worker.__main__ import MODELS
 from services.inference.worker.inputs import Inputs
+from services.inference.worker.settings import MODELS
 from training.shapes.reading import read
 
 pytestmark = [

@@ -206,7 +206,7 @@ def failing(drawer, check, *, whole=False):
     """Let the denoiser's forward raise what *check* gives for its number of rows."""
     import contextlib
 
-    module = drawer.engine._models[drawer.model.name].components["unet"]
+    module = drawer.denoiser
 
     def before(_module, _given, named):
         if error := check(named if whole else len(named["sample"])):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 from google.protobuf import duration_pb2
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pictor.catalog.v1 import (
     catalog_service_pb2,
@@ -20,18 +21,28 @@ from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.progress_pb2 import Progress
 from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
 from pictor.worker.v1 import worker_pb2, worker_service_pb2
-from services.inference.worker.__main__ import WorkerSettings, running
+from services.inference.worker.__main__ import running
 from services.inference.worker.encode import png
 from services.inference.worker.inputs import read_inputs
+from services.inference.worker.settings import WorkerSettings
 from services.rpc.channels import open_channel
 from services.rpc.errors import InvalidRequest, PermissionDenied, Unavailable, from_status
 from services.rpc.principals import acting_for, service_token
 from services.rpc.settings import read
 from tests.services.inference.worker.conftest import generation_of
-from tests.services.inference.worker.suite import environ_of, neighbours, worker_in, worker_stub
+from tests.services.inference.worker.suite import (
+    CATALOG,
+    environ_of,
+    neighbours,
+    worker_in,
+    worker_stub,
+)
+from tests.services.inference.worker.tiny import save_tiny_model
 
 ACCOUNT = "accounts/" + "a" * 32
 READY = serving_pb2.ServingStatus.STATE_READY
+ON_DEMAND = serving_pb2.ServingStatus.STATE_ON_DEMAND
+STOPPED = serving_pb2.ServingStatus.STATE_STOPPED
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 
@@ -44,14 +55,14 @@ class Worker:
     storage: object
     environ: dict[str, str]
 
-    def run(self, generation, **fields):
+    def run(self, generation, model="tiny", **fields):
         assignment = worker_pb2.Assignment(
             job="jobs/1",
             attempt=1,
             account=ACCOUNT,
             generation=generation,
             model=model_pb2.Model(
-                name="models/tiny", checkpoint=model_pb2.Checkpoint(folder="tiny")
+                name=f"models/{model}", checkpoint=model_pb2.Checkpoint(folder=model)
             ),
             **fields,
         )
@@ -85,12 +96,12 @@ class Worker:
             page = await self.storage.ListAssets(storage_service_pb2.ListAssetsRequest())
         return list(page.assets)
 
-    async def status(self):
-        request = catalog_service_pb2.ListServingStatusesRequest(models=["models/tiny"])
+    async def status(self, model="models/tiny"):
+        request = catalog_service_pb2.ListServingStatusesRequest(models=[model])
         return (await self.catalog.ListServingStatuses(request)).serving_statuses[0]
 
-    async def until(self, state):
-        while (await self.status()).state != state:  # noqa: ASYNC110  # the catalog is polled
+    async def until(self, state, model="models/tiny"):
+        while (await self.status(model)).state != state:  # noqa: ASYNC110  # the catalog is polled
             await asyncio.sleep(0.05)
 
 
@@ -400,6 +411,32 @@ async def _drain(call, running_now):
             running_now.set()
 
 
+async def test_acceleration_that_cannot_be_had_is_reported(models_folder, tmp_path):
+    """
+    The catalog says FAILED, which profile was asked for, and what there is.
+    """
+    environ = environ_of(tmp_path, models_folder)
+    catalog = tmp_path / "models.toml"
+    catalog.write_text(
+        catalog.read_text().replace(
+            "\n[models.limits]", 'acceleration = ["turbo"]\n[models.limits]'
+        )
+    )
+    async with (
+        neighbours(environ) as bound,
+        worker_beside(bound, service_token(tmp_path)) as one,
+        asyncio.timeout(60),
+    ):
+        await one.until(serving_pb2.ServingStatus.STATE_FAILED)
+        status = await one.status()
+
+    assert status.detail == (
+        "the weights of models/tiny cannot be loaded: its record asks for acceleration 'turbo':"
+        " there is no such profile; there are attention, channels-last, compile,"
+        " first-block-cache, fp8-weights"
+    )
+
+
 async def test_weights_that_cannot_be_loaded_are_reported(engine, tmp_path):
     """
     The catalog says FAILED, and why.
@@ -420,3 +457,37 @@ async def test_weights_that_cannot_be_loaded_are_reported(engine, tmp_path):
         "the weights of models/tiny cannot be loaded: code.py is not data;"
         " only .safetensors weights are read"
     )
+
+
+async def test_models_take_turns_in_a_memory_for_one(engine, models_folder, tmp_path):
+    """
+    The second one waits for a job, is loaded then in the first one's place, and what an operator
+    stops is given up.
+    """
+    save_tiny_model(models_folder / "other")
+    for file in (models_folder / "other").glob("*/*.safetensors"):
+        tensors = {key: tensor + 0.001 for key, tensor in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    environ = environ_of(tmp_path, models_folder)
+    entry = CATALOG.replace('"tiny"', '"other"')
+    (tmp_path / "models.toml").write_text(CATALOG + entry)
+    size = sum(f.stat().st_size for f in (models_folder / "tiny").glob("*/*.safetensors"))
+    environ["PICTOR_DEVICE_MEMORY"] = str(int(1.2 * size))
+    async with (
+        neighbours(environ) as bound,
+        worker_beside(bound, service_token(tmp_path)) as worker,
+        asyncio.timeout(60),
+    ):
+        await worker.until(READY)
+        await worker.until(ON_DEMAND, "models/other")
+        drawn = await worker.draw(generation_of(), model="other")
+        await worker.until(ON_DEMAND)
+        await worker.until(READY, "models/other")
+        await worker.catalog.UpdateServing(
+            catalog_service_pb2.UpdateServingRequest(model="models/other", desired_replicas=0)
+        )
+        await worker.until(STOPPED, "models/other")
+        again = await worker.draw(generation_of())
+
+    assert drawn.job_result.timings.load.ToNanoseconds() > 0
+    assert again.job_result.images

@@ -253,16 +253,18 @@ class FamilyConformance:
         draw(**first, preview_count=1)
         sizes = [Image.open(io.BytesIO(preview.content)).size for preview in draw.er.previews]
 
-        assert sizes == ([SIZE] if family.rough_picture else [])
+        assert sizes == ([SIZE] if family.spatial else [])
 
-    def test_a_preview_of_finished_latents_is_the_picture(self, family, folder, inputs_of):
+    def test_a_preview_is_drawn_of_what_becomes_the_picture(self, family, folder, inputs_of):
         """
-        Latents are laid out, scaled and decoded as the pipeline does it, and the last one that a
-        preview would show is the finished one.
+        Latents are laid out and scaled as the pipeline does it: its decoder makes the picture of
+        them; and the last that a preview would show are the finished ones.
         """
-        if not family.rough_picture:
+        if not family.spatial:
             pytest.skip(f"family {self.name} has no previews")
-        from services.inference.worker import previews
+        import torch
+
+        from services.inference.worker import previews, sketches
 
         operation, kept = next(iter(family.pipelines)), {}
         pipeline = self.bare(folder, operation)
@@ -274,8 +276,32 @@ class FamilyConformance:
         inputs = inputs_of(operation)
         picture = self.bare_picture(pipeline, operation, inputs, callback_on_step_end=keep)
         for latents in (kept["latents"], predictions.latents):
-            rough = previews.rough_picture(family, pipeline, latents, SIZE)
-            assert np.abs(pixels(rough) - pixels(picture)).max() <= 1
+            with torch.no_grad():
+                laid_out = family.spatial(pipeline, latents, SIZE)
+                drawn = sketches.decoded(pipeline.vae, laid_out)[0].permute(1, 2, 0)
+            shown = (drawn.clamp(-1, 1) + 1) * 127.5
+            assert np.abs(shown.numpy() - pixels(picture)).max() <= 1.5
+
+    def test_a_preview_has_a_pixel_for_each_latent(self, family, folder, inputs_of):
+        """
+        The model's decoder is studied whatever it is made of, and what it was studied for drawn.
+        """
+        if not family.spatial:
+            pytest.skip(f"family {self.name} has no previews")
+        from services.inference.worker.sketches import Sketcher
+
+        operation, kept = next(iter(family.pipelines)), {}
+        pipeline = self.bare(folder, operation)
+
+        def keep(_pipeline, _index, _timestep, tensors):
+            return kept.update(tensors) or dict(tensors)
+
+        picture = self.bare_picture(
+            pipeline, operation, inputs_of(operation), callback_on_step_end=keep
+        )
+        sketch = Sketcher().sketch(family, pipeline, kept["latents"], SIZE)
+
+        assert sketch.picture().size == (picture.width // 8, picture.height // 8)
 
     def test_an_operation_that_the_family_lacks_is_refused(self, family, draw, inputs_of):
         """

@@ -1,0 +1,42 @@
+"""
+What the inference service reads from the environment.
+
+A module of its own, because the suite opens the executor before it imports the rest of the service.
+"""
+
+from dataclasses import dataclass
+
+from services.rpc.process import ProcessSettings
+from services.rpc.settings import count, seconds, setting
+
+
+@dataclass(frozen=True)
+class Settings(ProcessSettings):
+    """
+    The settings of the inference service.
+
+    Raises:
+        SettingError: From ``settings.read``, if a value breaks its rule.
+    """
+
+    inference_database_url: str = setting(
+        "PICTOR_INFERENCE_DATABASE_URL",
+        "",
+        str,
+        "SQLAlchemy URL of the jobs; empty: inference.db in PICTOR_DATA_DIR.",
+    )
+    executor: str = setting(
+        "PICTOR_EXECUTOR", "local", str, "Where jobs run: a file's name in executors/."
+    )
+    max_attempts: int = setting(
+        "PICTOR_JOB_ATTEMPTS",
+        "2",
+        count,
+        "How often a job is started before a lost device fails it.",
+    )
+    time_limit_seconds: float = setting(
+        "PICTOR_JOB_TIME_LIMIT",
+        "1800",
+        seconds,
+        "How long one attempt at a job may take, in seconds.",
+    )
