@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from gateway.dialect import Resizing
+from gateway.images import InputFile
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.storage.v1 import asset_pb2, storage_service_pb2
 from services.rpc.errors import InvalidRequest, NotFound, invalid
@@ -54,6 +56,47 @@ async def upload(
         return await storage.CreateAsset(messages())
     except InvalidRequest as error:
         raise invalid(field, f"{field}: {error.message}", error.reason) from None
+
+
+async def resized(storage: "StorageServiceAsyncStub", wanted: Resizing) -> str:
+    """
+    Return a picture in another size, as a PNG file in base64; nothing is stored.
+
+    Raises:
+        InvalidRequest: If storage does not take it; the error names the picture's field.
+    """
+    content = await content_of(storage, wanted.file)
+    steps = wanted.steps or [storage_service_pb2.Resize(factor=1)]
+    try:
+        for step in steps:
+            content = await _resize(storage, step, content)
+    except InvalidRequest as error:
+        field = wanted.file.field
+        raise invalid(field, f"{field}: {error.message}", error.reason) from None
+    return (await asyncio.to_thread(base64.b64encode, content)).decode("ascii")
+
+
+async def _resize(
+    storage: "StorageServiceAsyncStub", resize: storage_service_pb2.Resize, content: bytes
+) -> bytes:
+    async def messages() -> AsyncIterator[storage_service_pb2.ResizeImageRequest]:
+        yield storage_service_pb2.ResizeImageRequest(resize=resize)
+        for start in range(0, len(content), CHUNK_BYTES):
+            yield storage_service_pb2.ResizeImageRequest(chunk=content[start : start + CHUNK_BYTES])
+
+    chunks = [message.chunk async for message in storage.ResizeImage(messages())]
+    return b"".join(chunks)
+
+
+async def content_of(storage: "StorageServiceAsyncStub", file: InputFile) -> bytes:
+    """
+    Return an image that came with a request, or that it named by its URL, converted.
+
+    Raises:
+        InvalidRequest: If it cannot be had; the error names its field.
+    """
+    fetched = await fetch(storage, file.url, file.field) if file.url else None
+    return await asyncio.to_thread(file.content, fetched)
 
 
 async def fetch(storage: "StorageServiceAsyncStub", url: str, field: str) -> bytes:

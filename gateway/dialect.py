@@ -17,6 +17,11 @@ writes an Answer. What lies between is the facade's; the operation's class says 
       ShowModel     decode -> model id    one of them
       ListServing                         what is being served
       Reply                               an answer that depends on nothing but the call
+      Choose        decode -> choices       what the caller prefers from now on
+      FinishJobs    decode -> states        end the caller's own jobs with what they have
+      Resize        decode -> pictures      pictures in another size, and no job
+
+What an operation needs to know besides the call, it lists in ``needs``; the Call then holds it.
 
 Each operation also says in JSON Schema what it reads and writes; ``/openapi.json`` is made of that,
 and the tests hold replies against it. The statuses of errors follow from the operation's class.
@@ -34,6 +39,7 @@ from gateway.causes import (
     ASSET,
     DRAWING,
     ENDED,
+    IMAGES,
     JOB,
     MODEL,
     VALUES,
@@ -44,7 +50,8 @@ from gateway.images import InputFile
 from gateway.schemas import Schema
 from pictor.catalog.v1 import model_pb2, serving_pb2
 from pictor.errors.v1.error_reason_pb2 import ErrorReason
-from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2
+from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2, sampler_pb2
+from pictor.storage.v1 import storage_service_pb2
 from services.rpc.errors import SuiteError
 
 
@@ -79,6 +86,39 @@ class Delivery(enum.Enum):
     STREAM = enum.auto()
 
 
+class Need(enum.Enum):
+    """What an operation wants to know of the suite before it decodes: a field of Found."""
+
+    MODELS = enum.auto()
+    SERVING = enum.auto()
+    SAMPLERS = enum.auto()
+    CHOICES = enum.auto()
+    JOBS = enum.auto()
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    What an operation wanted to know.
+
+    Attributes:
+        models: All models.
+        serving: What is being served.
+        samplers: What a Generation may name as its sampler.
+        schedules: What a Generation may name as its schedule.
+        choices: What the caller has chosen in this dialect, by name.
+        jobs: The account's jobs of this dialect that have not ended, newest first. The oldest that
+            runs carries its newest preview.
+    """
+
+    models: Sequence[model_pb2.Model] = ()
+    serving: Sequence[serving_pb2.ServingStatus] = ()
+    samplers: Sequence[sampler_pb2.Sampler] = ()
+    schedules: Sequence[sampler_pb2.Schedule] = ()
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    jobs: Sequence[job_pb2.Job] = ()
+
+
 @dataclass(frozen=True)
 class Preferences:
     """
@@ -107,6 +147,7 @@ class Call:
         body: The JSON value, or the form: each name with its texts and Uploads; else None.
         preferences: What the operator has chosen.
         route: The path of the operation, as its record has it.
+        found: What the operation's ``needs`` ask for.
     """
 
     path: Mapping[str, str]
@@ -115,6 +156,7 @@ class Call:
     body: Any
     preferences: Preferences
     route: str = ""
+    found: Found = field(default_factory=Found)
 
 
 @dataclass(frozen=True)
@@ -192,6 +234,7 @@ class Operation:
         public: Needs no key; one that is sent is ignored.
         scope: What the key must permit.
         body: What is read before ``decode``.
+        needs: What is looked up before ``decode``.
         summary: What it does, for people, in one line.
         query: The parameters of the query by name; all of them may be left out.
         request: The body. Of an operation that takes a form too, what both have in common.
@@ -212,6 +255,7 @@ class Operation:
     public: bool = False
     scope: str = "inference"
     body: Body = Body.NONE
+    needs: Sequence[Need] = ()
     summary: str = ""
     query: Mapping[str, Schema] = field(default_factory=dict)
     request: Schema = field(default_factory=dict)
@@ -358,9 +402,59 @@ class ListServing(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Reply(Operation):
-    """Answer from the call alone."""
+    """Answer from the call alone; with ``blocking``, off the event loop."""
 
     encode: Callable[[Call], Answer]
+    blocking: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choose(Operation):
+    """Keep what the caller prefers in this dialect; None forgets a choice."""
+
+    causes: ClassVar[Causes] = (*VALUES, *MODEL)
+
+    decode: Callable[[Call], Mapping[str, Any]]
+    encode: Callable[[Mapping[str, Any]], Answer]
+    body: Body = Body.JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishJobs(Operation):
+    """End those of the account's jobs of this dialect that are in one of *states*, early."""
+
+    causes: ClassVar[Causes] = ()
+
+    encode: Callable[[Call], Answer]
+    states: Sequence[job_pb2.Job.State.ValueType] = (
+        job_pb2.Job.STATE_RUNNING,
+        job_pb2.Job.STATE_QUEUED,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize(Operation):
+    """Send pictures back in other sizes: PNG files in base64, in the order in which they came."""
+
+    causes: ClassVar[Causes] = (*VALUES, *IMAGES)
+
+    decode: Callable[[Call], Sequence["Resizing"]]
+    encode: Callable[[Call, Sequence[str]], Answer]
+    body: Body = Body.JSON
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """
+    A picture that is to have another size.
+
+    Attributes:
+        file: The picture.
+        steps: What becomes of it, one after the other. None: it is only written as PNG.
+    """
+
+    file: InputFile
+    steps: Sequence[storage_service_pb2.Resize]
 
 
 @dataclass(frozen=True)

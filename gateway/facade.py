@@ -25,9 +25,11 @@ from gateway.dialect import (
     Answer,
     Call,
     CancelJob,
+    Choose,
     Delivery,
     Dialect,
     Event,
+    FinishJobs,
     Generate,
     ListJobs,
     ListModels,
@@ -36,6 +38,7 @@ from gateway.dialect import (
     Order,
     Preferences,
     Reply,
+    Resize,
     RetryJob,
     ShowAsset,
     ShowJob,
@@ -51,10 +54,11 @@ from gateway.events import (
     with_heartbeats,
 )
 from gateway.fields import check_names
+from gateway.found import active_jobs, all_models, choose, look_up
 from gateway.prefer import EARLY_HINTS, HANDLING_STRICT, preferences_of
 from gateway.receipts import Reading, noted
 from gateway.suite import Suite
-from pictor.catalog.v1 import catalog_service_pb2, model_pb2
+from pictor.catalog.v1 import catalog_service_pb2
 from pictor.inference.v1 import inference_service_pb2, job_pb2
 from services.rpc.errors import (
     DeadlineExceeded,
@@ -69,7 +73,6 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 log = structlog.get_logger()
 
-MODELS_PAGE = 1000
 # Says in requests which id the job shall have, and in answers which one it has.
 JOB_HEADER = "x-pictor-job"
 _JOB_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -155,7 +158,8 @@ class Facade:
         check_names(request.path_params.values())
         body = await read_body(request, operation.body)
         body = Reading(body) if isinstance(body, dict) else body
-        visit.call = replace(visit.call, body=body, route=operation.path)
+        found = await look_up(visit.suite, visit.dialect, frozenset(operation.needs))
+        visit.call = replace(visit.call, body=body, route=operation.path, found=found)
         return await _HANDLERS[type(operation)](visit, operation)
 
     def _call(self, request: Request) -> Call:
@@ -337,21 +341,30 @@ async def _list_serving(visit: Visit, operation: ListServing) -> Response:
 
 
 async def _reply(visit: Visit, operation: Reply) -> Response:
+    if operation.blocking:
+        return response(await asyncio.to_thread(operation.encode, visit.call))
     return response(operation.encode(visit.call))
 
 
-async def all_models(suite: Suite) -> list[model_pb2.Model]:
-    """Return every model, page by page."""
-    models: list[model_pb2.Model] = []
-    token = ""
-    while True:
-        page = await suite.catalog.ListModels(
-            catalog_service_pb2.ListModelsRequest(page_size=MODELS_PAGE, page_token=token)
-        )
-        models.extend(page.models)
-        token = page.next_page_token
-        if not token:
-            return models
+async def _choose(visit: Visit, operation: Choose) -> Response:
+    changes = operation.decode(visit.call)
+    return response(operation.encode(await choose(visit.suite, visit.dialect, changes)))
+
+
+async def _finish_jobs(visit: Visit, operation: FinishJobs) -> Response:
+    for job in await active_jobs(visit.suite, visit.dialect):
+        if job.state in operation.states:
+            request = inference_service_pb2.FinishJobRequest(name=job.name)
+            await visit.suite.inference.FinishJob(request)
+    return response(operation.encode(visit.call))
+
+
+async def _resize(visit: Visit, operation: Resize) -> Response:
+    pictures = [
+        await assets.resized(visit.suite.storage, one)
+        for one in await asyncio.to_thread(operation.decode, visit.call)
+    ]
+    return response(operation.encode(visit.call, pictures))
 
 
 async def _get_job(visit: Visit, job_id: str) -> job_pb2.Job:
@@ -419,4 +432,7 @@ _HANDLERS: dict[type[Operation], Callable[[Visit, Any], Awaitable[Response]]] = 
     ShowModel: _show_model,
     ListServing: _list_serving,
     Reply: _reply,
+    Choose: _choose,
+    FinishJobs: _finish_jobs,
+    Resize: _resize,
 }

@@ -184,7 +184,7 @@ class Fields:
     def _number(self, name: str) -> int | float | None:
         value = self.value(name)
         if self._form and isinstance(value, str):
-            value = _parsed(value)
+            value = parsed_number(value)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -206,7 +206,8 @@ class Fields:
         return False
 
 
-def _parsed(text: str) -> int | float | str:
+def parsed_number(text: str) -> int | float | str:
+    """Return the number that a text writes, or the text where it writes none."""
     for parse in (int, float):
         try:
             return parse(text)

@@ -162,8 +162,7 @@ async def _rehearse(
 
 
 async def _content(suite: Suite, file: InputFile, before: Sequence[bytes]) -> bytes:
-    fetched = await assets.fetch(suite.storage, file.url, file.field) if file.url else None
-    content = await asyncio.to_thread(file.content, fetched)
+    content = await assets.content_of(suite.storage, file)
     return await asyncio.to_thread(file.fit, content, before[0]) if file.fit else content
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from pictor.accounts.v1 import accounts_service_pb2
+from pictor.accounts.v1 import accounts_service_pb2, accounts_service_pb2_grpc
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from pictor.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.rpc.channels import open_channel
 
 if TYPE_CHECKING:
+    from pictor.accounts.v1.accounts_service_pb2_grpc import AccountsServiceAsyncStub
     from pictor.catalog.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
     from pictor.inference.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
     from pictor.storage.v1.storage_service_pb2_grpc import StorageServiceAsyncStub
@@ -38,12 +39,14 @@ class Suite:
 
     Attributes:
         channels: By the service's full name, e.g. ``pictor.catalog.v1.CatalogService``.
+        accounts: Keeps what callers have chosen.
         catalog: Which models there are.
         inference: Draws.
         storage: Keeps images.
     """
 
     channels: Mapping[str, grpc.aio.Channel]
+    accounts: "AccountsServiceAsyncStub"
     catalog: "CatalogServiceAsyncStub"
     inference: "InferenceServiceAsyncStub"
     storage: "StorageServiceAsyncStub"
@@ -66,6 +69,7 @@ async def open_suite(addresses: Mapping[str, str], token: str) -> AsyncIterator[
         by_domain = {name.split(".")[1]: channel for name, channel in channels.items()}
         yield Suite(
             channels=channels,
+            accounts=accounts_service_pb2_grpc.AccountsServiceStub(by_domain["accounts"]),
             catalog=catalog_service_pb2_grpc.CatalogServiceStub(by_domain["catalog"]),
             inference=inference_service_pb2_grpc.InferenceServiceStub(by_domain["inference"]),
             storage=storage_service_pb2_grpc.StorageServiceStub(by_domain["storage"]),

@@ -210,11 +210,13 @@ async def test_a_killed_device_process_loses_nothing(suite):
     """
     async with suite.channel("inference") as channel:
         held = await create(channel, step_count=LONG)
-        following = await create(channel, step_count=4)
+        following = await create(channel, step_count=LONG)
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        async for message in stub.WatchJob(inference_service_pb2.WatchJobRequest(name=held.name)):
-            if message.progress.step >= 2:
-                break
+        for job in (held, following):
+            request = inference_service_pb2.WatchJobRequest(name=job.name)
+            async for message in stub.WatchJob(request):
+                if message.progress.step >= 2:
+                    break
         device_process(suite).kill()
 
         ended = [(await watched(channel, job.name))[-1].job for job in (held, following)]

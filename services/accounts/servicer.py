@@ -9,8 +9,10 @@ from pictor.accounts.v1 import (
     accounts_service_pb2,
     accounts_service_pb2_grpc,
     api_key_pb2,
+    preferences_pb2,
 )
 from services.accounts.accounts import Accounts
+from services.accounts.preferences import Preferences, from_struct, to_struct
 from services.rpc.principals import Principal
 
 Context = ServicerContext[Any, Any]
@@ -22,10 +24,12 @@ class AccountsServicer(accounts_service_pb2_grpc.AccountsServiceServicer):
 
     Args:
         accounts: The accounts of the suite.
+        preferences: What the bearers of keys have chosen.
     """
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Accounts, preferences: Preferences) -> None:
         self._accounts = accounts
+        self._preferences = preferences
 
     async def Authenticate(
         self, request: accounts_service_pb2.AuthenticateRequest, context: Context
@@ -81,6 +85,22 @@ class AccountsServicer(accounts_service_pb2_grpc.AccountsServiceServicer):
         """Revoke a key, for good."""
         return (await self._accounts.revoke_key(request.name)).to_message()
 
+    async def GetPreferences(
+        self, request: preferences_pb2.GetPreferencesRequest, context: Context
+    ) -> preferences_pb2.Preferences:
+        """Read what was chosen."""
+        choices = await self._preferences.get(request.owner, request.dialect)
+        return preferences_pb2.Preferences(values=to_struct(choices))
+
+    async def UpdatePreferences(
+        self, request: preferences_pb2.UpdatePreferencesRequest, context: Context
+    ) -> preferences_pb2.Preferences:
+        """Choose."""
+        choices = await self._preferences.update(
+            request.owner, request.dialect, from_struct(request.values)
+        )
+        return preferences_pb2.Preferences(values=to_struct(choices))
+
 
 class OwnAuthenticator:
     """
@@ -101,4 +121,4 @@ class OwnAuthenticator:
             Unauthenticated: If it opens nothing.
         """
         key = await self._accounts.authenticate(secret)
-        return Principal(account=key.account, scopes=frozenset(key.scopes))
+        return Principal(account=key.account, scopes=frozenset(key.scopes), api_key=key.name)

@@ -1,16 +1,19 @@
 """The database of accounts and API keys."""
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     MetaData,
     Select,
     String,
     Table,
+    Text,
     func,
     insert,
     select,
@@ -47,6 +50,14 @@ _api_keys = Table(
     Column("revoke_time", BigInteger),
     Index("api_keys_by_age", "create_time", "id"),
     Index("api_keys_of_account", "account_id", "create_time", "id"),
+)
+
+_preferences = Table(
+    "preferences",
+    _tables,
+    Column("owner", String(100), primary_key=True),
+    Column("dialect", String(40), primary_key=True),
+    Column("choices", Text, nullable=False),
 )
 
 
@@ -124,10 +135,38 @@ class Store:
             row = (await connection.execute(select(_api_keys).where(this))).one_or_none()
         return _key(row) if row else None
 
+    async def preferences(self, owner: str, dialect: str) -> str:
+        """Read what an owner has chosen; empty where nothing was."""
+        query = select(_preferences.c.choices).where(_of(owner, dialect))
+        async with self._engine.connect() as connection:
+            return await connection.scalar(query) or ""
+
+    async def change_preferences(
+        self, owner: str, dialect: str, change: Callable[[str], str]
+    ) -> str:
+        """Replace what an owner has chosen by what *change* makes of it, and return that."""
+        this = _of(owner, dialect)
+        async with self._engine.begin() as connection:
+            # Writing first takes the lock: of two changes at once, the second sees the first.
+            changed = await connection.execute(
+                update(_preferences).where(this).values(choices=_preferences.c.choices)
+            )
+            if not changed.rowcount:
+                row = {"owner": owner, "dialect": dialect, "choices": ""}
+                await connection.execute(insert(_preferences).values(row))
+            before = await connection.scalar(select(_preferences.c.choices).where(this))
+            after = change(before or "")
+            await connection.execute(update(_preferences).where(this).values(choices=after))
+        return after
+
 
 async def open_store(url: str) -> Store:
     """Open the database at a SQLAlchemy URL, and make its tables where they are missing."""
     return Store(await open_database(url, _tables))
+
+
+def _of(owner: str, dialect: str) -> ColumnElement[bool]:
+    return (_preferences.c.owner == owner) & (_preferences.c.dialect == dialect)
 
 
 def _page(query: Select[Any], table: Table, limit: int, after: Position | None) -> Select[Any]:

@@ -7,7 +7,7 @@ Pure functions; whether an adapter is there, and fits the model, only the device
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
@@ -84,11 +84,32 @@ def take_tags(merged: generation_pb2.Generation) -> list[job_pb2.ParameterNote]:
             reasons.ERROR_REASON_FIELD_OUT_OF_RANGE,
         )
     merged.prompt = without_tags(merged.prompt)
+    further = _taken_from_second_pass(merged, chosen)
     del merged.loras[:]
     merged.loras.extend(
         generation_pb2.Lora(adapter=tag.name, weight=tag.weight) for tag in chosen.values()
     )
-    return [*_overruled(tags, own, chosen), *_one_weight(chosen)]
+    return [*_overruled(tags, own, chosen), *_one_weight(chosen), *further]
+
+
+def _taken_from_second_pass(
+    merged: generation_pb2.Generation, chosen: Mapping[str, _Tag]
+) -> list[Note]:
+    """Take the tags out of the hires pass's prompt: it is drawn with the first one's adapters."""
+    if not merged.HasField("hires"):
+        return []
+    tags = [_parsed(match[1]) for match in _TAG.finditer(merged.hires.prompt)]
+    merged.hires.prompt = without_tags(merged.hires.prompt)
+    return [
+        Note(
+            parameter="hires",
+            treatment=Note.TREATMENT_IGNORED,
+            requested=_written(tag.name, tag.weight),
+            reason="the second pass is drawn with the adapters of the first, and no others",
+        )
+        for tag in tags
+        if tag.name not in chosen or tag.weight != chosen[tag.name].weight
+    ]
 
 
 def _parsed(text: str) -> _Tag:

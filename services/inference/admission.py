@@ -14,6 +14,7 @@ from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
 from services.inference.adapters import take_tags, without_tags
+from services.inference.refinement import check_refinement
 from services.inference.samplers import check_sampler
 from services.rpc.errors import InvalidRequest, invalid
 from services.rpc.principals import Principal
@@ -45,7 +46,8 @@ def check_limits(generation: generation_pb2.Generation, model: model_pb2.Model) 
     """
     limits, images = model.limits, len(generation.input_images)
     prompt = without_tags(generation.prompt)
-    if not prompt.strip() and not images:
+    webui = generation.prompt_syntax == generation_pb2.Generation.PROMPT_SYNTAX_WEBUI
+    if not prompt.strip() and not images and not webui:
         raise invalid("generation.prompt", "prompt is empty", reasons.ERROR_REASON_FIELD_REQUIRED)
     lengths = {"prompt": len(prompt), "negative_prompt": len(generation.negative_prompt)}
     for field, length in lengths.items():
@@ -133,6 +135,7 @@ def admit(
     _check_numbers(merged, model.limits)
     check_sampler(merged.sampler, merged.schedule)
     _check_rest(merged)
+    check_refinement(merged, model)
     return merged, notes
 
 

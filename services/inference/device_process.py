@@ -19,7 +19,7 @@ from pictor.worker.v1 import worker_pb2, worker_service_pb2, worker_service_pb2_
 from services.inference.executor import DeviceLost
 from services.rpc.channels import open_channel
 from services.rpc.errors import DeadlineExceeded, SuiteError, Unavailable
-from services.rpc.principals import SUITE, become
+from services.rpc.principals import SUITE, become, caller
 
 MODULE = "services.inference.worker"
 STOP_SECONDS = 5.0
@@ -105,6 +105,24 @@ class DeviceProcess:
             raise DeviceLost("the process ended") from None
         finally:
             call.cancel()
+
+    async def finish(self, job: str) -> None:
+        """
+        Tell the process that what it has of a job is enough.
+
+        Does nothing where the job is not its own; with a process that ends, its attempts end too.
+        """
+        if not self._channel:
+            return
+        stub = worker_service_pb2_grpc.WorkerServiceStub(self._channel)
+        before = caller()
+        become(SUITE)
+        try:
+            await stub.Finish(worker_service_pb2.FinishRequest(job=job))
+        except (Unavailable, DeadlineExceeded) as error:
+            log.warning("device.not_told", device=self.device, error=error.message)
+        finally:
+            become(before)
 
     async def keep_running(self) -> None:
         """Start the process, and start it again when it ends; more slowly if it ends at once."""

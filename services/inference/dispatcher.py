@@ -60,7 +60,7 @@ class Dispatcher:
         self._time_limit_seconds = time_limit_seconds
         self._attempts: dict[str, asyncio.Task[None]] = {}
         self._queued = asyncio.Event()
-        jobs.on_change(self._queued.set, self._stop_attempt)
+        jobs.on_change(self._queued.set, self._stop_attempt, self._finish_attempt)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -121,6 +121,10 @@ class Dispatcher:
     def _stop_attempt(self, name: str) -> None:
         if task := self._attempts.get(name):
             task.cancel()
+
+    async def _finish_attempt(self, name: str) -> None:
+        if name in self._attempts:
+            await self._executor.finish(name)
 
     async def _attempt(self, job: job_pb2.Job) -> None:
         with structlog.contextvars.bound_contextvars(job=job.name, request_id=job.request_id):

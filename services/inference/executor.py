@@ -49,6 +49,9 @@ class Executor(Protocol):
             DeviceLost: If the attempt's end will never be known.
         """
 
+    async def finish(self, job: str) -> None:
+        """Let an attempt end with what it has: no further step is taken. Does nothing elsewhere."""
+
 
 @dataclass(frozen=True)
 class ExecutorSettings:

@@ -55,6 +55,7 @@ class Hub:
     def __init__(self) -> None:
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._progress: dict[str, progress_pb2.Progress] = {}
+        self._previews: dict[str, progress_pb2.Preview] = {}
 
     @contextlib.contextmanager
     def subscribed(self, name: str) -> Iterator[Subscription]:
@@ -76,9 +77,14 @@ class Hub:
         """Return the newest progress of a job that runs here."""
         return self._progress.get(name)
 
+    def preview(self, name: str) -> progress_pb2.Preview | None:
+        """Return the newest preview of a job that runs here."""
+        return self._previews.get(name)
+
     def publish_state(self, name: str) -> None:
         """Tell that a job's state has changed; the progress up to then is history."""
         self._progress.pop(name, None)
+        self._previews.pop(name, None)
         for subscription in self._subscriptions.get(name, ()):
             subscription.state_changed = True
             subscription.wake()
@@ -92,6 +98,7 @@ class Hub:
 
     def publish_preview(self, name: str, preview: progress_pb2.Preview) -> None:
         """Show an unfinished image."""
+        self._previews[name] = preview
         for subscription in self._subscriptions.get(name, ()):
             subscription.previews.append(preview)
             subscription.wake()

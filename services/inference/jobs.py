@@ -13,7 +13,7 @@ revision cannot both happen, so a cancel that races a completion has one winner.
 import itertools
 import re
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -61,13 +61,21 @@ class Jobs:
         self._hub = hub
         self._wake_dispatcher: Callable[[], None] = lambda: None
         self._stop_attempt: Callable[[str], None] = lambda _name: None
+        self._finish_attempt: Callable[[str], Awaitable[None]] = _do_nothing
 
     def on_change(
-        self, wake_dispatcher: Callable[[], None], stop_attempt: Callable[[str], None]
+        self,
+        wake_dispatcher: Callable[[], None],
+        stop_attempt: Callable[[str], None],
+        finish_attempt: Callable[[str], Awaitable[None]],
     ) -> None:
-        """Name what is called when a job is queued, and when one that runs must stop."""
+        """
+        Name what is called when a job is queued, when one that runs must stop, and when one that
+        runs is to end with what it has.
+        """
         self._wake_dispatcher = wake_dispatcher
         self._stop_attempt = stop_attempt
+        self._finish_attempt = finish_attempt
 
     async def create(
         self,
@@ -125,14 +133,17 @@ class Jobs:
         if await self._store.get(f"jobs/{job_id}"):
             raise _taken(f"jobs/{job_id}")
 
-    async def get(self, name: str) -> job_pb2.Job:
+    async def get(self, name: str, *, preview: bool = False) -> job_pb2.Job:
         """
-        Read one of the caller's jobs.
+        Read one of the caller's jobs, with its newest preview if that is wanted.
 
         Raises:
             NotFound: If there is none of this name, or another account's.
         """
-        return await self._with_progress(await self._own(name))
+        job = await self._with_progress(await self._own(name))
+        if preview and (newest := self._hub.preview(name)):
+            job.preview.CopyFrom(newest)
+        return job
 
     async def page(
         self, states: Sequence[State.ValueType], count: int, page_token: str
@@ -190,6 +201,23 @@ class Jobs:
                 metadata={"job": name, "state": state},
             )
         return job
+
+    async def finish(self, name: str) -> job_pb2.Job:
+        """
+        End one of the caller's jobs with what there is; one that has not started is canceled.
+
+        Raises:
+            NotFound: If there is none of this name, or another account's.
+        """
+        job = await self._own(name)
+        while job.state == job_pb2.Job.STATE_QUEUED:
+            reason = Canceled("the job was interrupted before it had begun")
+            if ended := await self._end(job, job_pb2.Job.STATE_CANCELED, error=reason):
+                return ended
+            job = await self._own(name)
+        if job.state == job_pb2.Job.STATE_RUNNING:
+            await self._finish_attempt(name)
+        return await self.get(name)
 
     async def start(self, job: job_pb2.Job) -> job_pb2.Job | None:
         """Lease a queued job to an attempt; None if it is not queued any more."""
@@ -287,6 +315,10 @@ class Jobs:
         log.info("job.changed", job=job.name, state=state, revision=job.revision)
         self._hub.publish_state(job.name)
         return job
+
+
+async def _do_nothing(_name: str) -> None:
+    pass
 
 
 def _changed(job: job_pb2.Job, state: State.ValueType) -> job_pb2.Job:

@@ -7,13 +7,16 @@ from grpc.aio import ServicerContext
 
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc, model_pb2, serving_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
-from pictor.inference.v1 import generation_pb2, inference_service_pb2_grpc
+from pictor.inference.v1 import generation_pb2, inference_service_pb2_grpc, sampler_pb2
 from pictor.inference.v1.inference_service_pb2 import (
     CancelJobRequest,
     CreateJobRequest,
+    FinishJobRequest,
     GetJobRequest,
     ListJobsRequest,
     ListJobsResponse,
+    ListSamplersRequest,
+    ListSamplersResponse,
     RetryJobRequest,
     WatchJobRequest,
     WatchJobResponse,
@@ -30,6 +33,7 @@ from services.inference.admission import (
 )
 from services.inference.jobs import Jobs
 from services.inference.receipt import Receipt
+from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
 from services.inference.watching import Watching
 from services.paging import page_size
@@ -96,7 +100,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
-        return await self._jobs.get(request.name)
+        return await self._jobs.get(request.name, preview=request.include_preview)
 
     async def ListJobs(self, request: ListJobsRequest, context: Context) -> ListJobsResponse:
         jobs, token = await self._jobs.page(
@@ -106,6 +110,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def CancelJob(self, request: CancelJobRequest, context: Context) -> Job:
         return await self._jobs.cancel(request.name)
+
+    async def FinishJob(self, request: FinishJobRequest, context: Context) -> Job:
+        return await self._jobs.finish(request.name)
 
     async def RetryJob(self, request: RetryJobRequest, context: Context) -> Job:
         before = await self._jobs.ended_badly(request.name)
@@ -120,6 +127,19 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             # A priority above 0 was a permission of whoever asked then.
             priority=min(before.priority, 0),
             retry_of=before.name,
+        )
+
+    async def ListSamplers(
+        self, request: ListSamplersRequest, context: Context
+    ) -> ListSamplersResponse:
+        return ListSamplersResponse(
+            samplers=[
+                sampler_pb2.Sampler(name=s.name, scheduler=s.scheduler, schedules=s.schedules)
+                for s in available_samplers()
+            ],
+            schedules=[
+                sampler_pb2.Schedule(name=s.name, label=s.label) for s in SCHEDULES.values()
+            ],
         )
 
     async def WatchJob(

@@ -43,6 +43,7 @@ def _operation(adapted: generation_pb2.Generation, model: model_pb2.Model) -> li
         return []
     requested, adapted.operation = adapted.operation, possible
     adapted.mask = ""
+    adapted.ClearField("mask_treatment")
     note = _translated("operation", OPERATION_NAMES[requested], OPERATION_NAMES[possible])
     return [note]
 

@@ -43,7 +43,9 @@ class AccountsAuthenticator:
             )
         finally:
             become(before)
-        principal = Principal(account=answer.account, scopes=frozenset(answer.scopes))
+        principal = Principal(
+            account=answer.account, scopes=frozenset(answer.scopes), api_key=answer.api_key
+        )
         if len(self._known) >= REMEMBERED_KEYS:
             self._known.clear()
         self._known[secret] = (time.monotonic() + BELIEVE_SECONDS, principal)

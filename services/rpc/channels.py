@@ -99,7 +99,7 @@ class _Caller:
         self.deadline_seconds = deadline_seconds
 
     def all(self) -> list[grpc.aio.ClientInterceptor]:
-        return [_UnaryUnary(self), _UnaryStream(self), _StreamUnary(self)]
+        return [_UnaryUnary(self), _UnaryStream(self), _StreamUnary(self), _StreamStream(self)]
 
     def sign(self, details: Any, deadline_seconds: float | None) -> Any:
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
@@ -151,6 +151,14 @@ class _StreamUnary(_Interceptor, grpc.aio.StreamUnaryClientInterceptor):
             return _Answer(await (await continuation(details, request_iterator)))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
+
+
+class _StreamStream(_Interceptor, grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(
+        self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
+    ) -> AsyncIterator[Any]:
+        details = self._caller.sign(client_call_details, UPLOAD_SECONDS)
+        return _responses(await continuation(details, request_iterator))
 
 
 class _Answer:

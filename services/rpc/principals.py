@@ -32,11 +32,13 @@ class Principal:
         account: `accounts/{account}`; empty where the suite calls on its own behalf.
         scopes: What the caller may do.
         is_service: The suite itself calls, and may do everything.
+        api_key: The key's name, in the process that checked its secret; it does not travel.
     """
 
     account: str = ""
     scopes: frozenset[str] = frozenset()
     is_service: bool = False
+    api_key: str = ""
 
     def require(self, scope: str) -> None:
         """

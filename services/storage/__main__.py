@@ -18,6 +18,7 @@ from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
 from services.storage.remote import Network, RemoteImages, networks
+from services.storage.resizing import Resizer
 from services.storage.servicer import StorageServicer
 from services.storage.store import open_store
 
@@ -88,7 +89,10 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             SERVICE,
             storage_service_pb2_grpc.add_StorageServiceServicer_to_server,
             StorageServicer(
-                assets, RemoteImages(spool_dir, settings.fetch_networks), settings.base_url
+                assets,
+                RemoteImages(spool_dir, settings.fetch_networks),
+                Resizer(spool_dir),
+                settings.base_url,
             ),
         )
         authenticator = AccountsAuthenticator(accounts)

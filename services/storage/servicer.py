@@ -13,9 +13,11 @@ from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb
 from services.rpc.errors import SuiteError, invalid
 from services.storage.assets import Assets
 from services.storage.remote import RemoteImages
+from services.storage.resizing import Resizer
 
 Context = ServicerContext[Any, Any]
 UPLOAD_CHUNK_BYTES = 1024 * 1024
+DOWNLOAD_CHUNK_BYTES = 256 * 1024
 # How much of a refused upload is still taken, and thrown away.
 IGNORED_BYTES = 64 * 1024 * 1024
 IGNORED_SECONDS = 2.0
@@ -28,12 +30,16 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
     Args:
         assets: The assets of the suite.
         remote: Images that lie elsewhere.
+        resizer: Makes images of other sizes.
         base_url: The URL of the gateway, without a slash at its end.
     """
 
-    def __init__(self, assets: Assets, remote: RemoteImages, base_url: str) -> None:
+    def __init__(
+        self, assets: Assets, remote: RemoteImages, resizer: Resizer, base_url: str
+    ) -> None:
         self._assets = assets
         self._remote = remote
+        self._resizer = resizer
         self._base_url = base_url
 
     async def CreateAsset(
@@ -94,10 +100,23 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
             async for chunk in chunks:
                 yield storage_service_pb2.FetchImageResponse(chunk=chunk)
 
+    async def ResizeImage(
+        self,
+        request_iterator: AsyncIterator[storage_service_pb2.ResizeImageRequest],
+        context: Context,
+    ) -> AsyncIterator[storage_service_pb2.ResizeImageResponse]:
+        """Send an image back in another size."""
+        async with _read_to_its_end(request_iterator):
+            first = await anext(request_iterator, storage_service_pb2.ResizeImageRequest())
+            resized = await self._resizer.resize(first.resize, _resize_chunks(request_iterator))
+        for start in range(0, len(resized), DOWNLOAD_CHUNK_BYTES):
+            chunk = resized[start : start + DOWNLOAD_CHUNK_BYTES]
+            yield storage_service_pb2.ResizeImageResponse(chunk=chunk)
+
 
 @contextlib.asynccontextmanager
 async def _read_to_its_end(
-    requests: AsyncIterator[storage_service_pb2.CreateAssetRequest],
+    requests: AsyncIterator[Any],
 ) -> AsyncIterator[None]:
     """
     Before an upload is refused, let the client send the rest of it, within limits.
@@ -132,16 +151,29 @@ def _without_name(asset: asset_pb2.Asset) -> asset_pb2.Asset:
     return asset
 
 
+async def _resize_chunks(
+    requests: AsyncIterator[storage_service_pb2.ResizeImageRequest],
+) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("content") == "resize":
+            raise invalid("resize", "resize came twice; only the first message holds it")
+        yield _checked(request.chunk)
+
+
 async def _chunks(
     requests: AsyncIterator[storage_service_pb2.CreateAssetRequest],
 ) -> AsyncIterator[bytes]:
     async for request in requests:
         if request.WhichOneof("content") == "asset":
             raise invalid("asset", "asset came twice; only the first message holds it")
-        if len(request.chunk) > UPLOAD_CHUNK_BYTES:
-            raise invalid(
-                "chunk",
-                f"a chunk has {len(request.chunk)} bytes; at most {UPLOAD_CHUNK_BYTES} are taken",
-                error_reason_pb2.ERROR_REASON_FIELD_OUT_OF_RANGE,
-            )
-        yield request.chunk
+        yield _checked(request.chunk)
+
+
+def _checked(chunk: bytes) -> bytes:
+    if len(chunk) > UPLOAD_CHUNK_BYTES:
+        raise invalid(
+            "chunk",
+            f"a chunk has {len(chunk)} bytes; at most {UPLOAD_CHUNK_BYTES} are taken",
+            error_reason_pb2.ERROR_REASON_FIELD_OUT_OF_RANGE,
+        )
+    return chunk

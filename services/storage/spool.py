@@ -48,6 +48,11 @@ class Spool:
         """The SHA-256 of what was written, in hexadecimal."""
         return self._hash.hexdigest()
 
+    @property
+    def file(self) -> IO[bytes]:
+        """What was written."""
+        return self._file
+
     async def write(self, chunk: bytes) -> None:
         """
         Append a chunk.

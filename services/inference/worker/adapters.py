@@ -24,6 +24,7 @@ from peft.tuners.lora import LoraLayer
 
 from pictor.errors.v1 import error_reason_pb2
 from pictor.inference.v1 import generation_pb2
+from pictor.inference.v1.job_pb2 import ParameterNote
 from services.inference.adapters import FIELD, weight_of
 from services.inference.samplers import resolve
 from services.inference.worker.adapter_checks import check_file, check_layers, misfit
@@ -36,6 +37,7 @@ KEPT = 16
 KEPT_BYTES = 2 * 2**30
 SHOWN_NAMES = 20
 SHOWN_CHARS = 300
+WEBUI = generation_pb2.Generation.PROMPT_SYNTAX_WEBUI
 
 log = structlog.get_logger()
 
@@ -90,13 +92,14 @@ class Adapters:
         A family without adapters has none, which ``notes.of_unused`` says.
 
         Raises:
-            InvalidRequest: With FIELD_UNSUPPORTED, if this machine does not have one of them.
+            InvalidRequest: With FIELD_UNSUPPORTED, if this machine does not have one of them, and
+                the prompt is not read as AUTOMATIC1111 reads it, which draws without it.
         """
         if "loras" not in loaded.family.uses:
             return ()
         found = [(lora, self._files.find(lora.adapter)) for lora in generation.loras]
         for lora, file in found:
-            if file is None:
+            if file is None and generation.prompt_syntax != WEBUI:
                 raise self._unknown(lora.adapter)
         return tuple(
             sorted(
@@ -105,6 +108,23 @@ class Adapters:
                 if file and weight_of(lora)
             )
         )
+
+    def passed_over(
+        self, generation: generation_pb2.Generation, loaded: LoadedModel
+    ) -> list[ParameterNote]:
+        """Note the adapters that a generation names and is drawn without; see ``find``."""
+        if "loras" not in loaded.family.uses:
+            return []
+        return [
+            ParameterNote(
+                parameter="loras",
+                treatment=ParameterNote.TREATMENT_IGNORED,
+                requested=lora.adapter[:100],
+                reason=self._unknown(lora.adapter).message[:300],
+            )
+            for lora in generation.loras
+            if self._files.find(lora.adapter) is None
+        ]
 
     def activate(self, loaded: LoadedModel, chosen: tuple[Adapter, ...]) -> None:
         """

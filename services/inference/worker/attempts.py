@@ -37,7 +37,7 @@ class Attempts:
     ) -> None:
         self._device = device
         self._storage = storage
-        self._running: set[Reports] = set()
+        self._running: dict[Reports, str] = {}
         self._stopping = False
 
     def stop(self) -> None:
@@ -45,6 +45,12 @@ class Attempts:
         self._stopping = True
         for reports in self._running:
             reports.stop()
+
+    def finish(self, job: str) -> None:
+        """Let the attempts at a job end with what they have."""
+        for reports, name in self._running.items():
+            if name == job:
+                reports.finish()
 
     async def run(
         self, assignment: worker_pb2.Assignment, time_limit_seconds: float = math.inf
@@ -68,7 +74,7 @@ class Attempts:
         reports = Reports(lambda report: _emit(loop, queue, report), deadline)
         attempt = asyncio.create_task(self._outcome(assignment, reports))
         attempt.add_done_callback(lambda _: queue.put_nowait(None))
-        self._running.add(reports)
+        self._running[reports] = assignment.job
         try:
             while (report := await queue.get()) is not None:
                 yield report
@@ -77,7 +83,7 @@ class Attempts:
                 self._require_going_on()
             yield outcome
         finally:
-            self._running.discard(reports)
+            self._running.pop(reports, None)
             reports.stop()
             attempt.cancel()
 

@@ -7,6 +7,7 @@ seed + k would have.
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from PIL import Image
 
@@ -23,13 +24,26 @@ from services.inference.worker.extras import Extras
 from services.inference.worker.families.family import Canvas, Family
 from services.inference.worker.frames import Frame, Size, frame, resized
 from services.inference.worker.inputs import Inputs
-from services.inference.worker.pipeline_call import PipelineCall, Texts
+from services.inference.worker.masking import CloseUp, close_up, filled
+from services.inference.worker.passes import (
+    FILTERS,
+    Hires,
+    OnePass,
+    Passes,
+    Tiles,
+    counted,
+    tile_boxes,
+)
+from services.inference.worker.pipeline_call import WEBUI, PipelineCall, Texts
+from services.inference.worker.prompts import plain
 from services.inference.worker.reports import Reports
 from services.inference.worker.rows import Row, Standing
 from services.inference.worker.weights import LoadedModel
 from services.rpc.errors import invalid
 
 SEEDS = 2**32
+HIRES_STRENGTH = 0.7
+MOST_TILED_PIXELS = 4096 * 4096
 
 
 class DrawingInProgress:
@@ -59,7 +73,10 @@ class DrawingInProgress:
         reports: Reports,
         extras: Extras,
     ) -> None:
-        model, generation = assignment.model, assignment.generation
+        model = assignment.model
+        asked = _readable(assignment.generation, loaded.family)
+        self._unread = list(notes.of_prompts(assignment.generation, asked))
+        generation, inputs, self._close_up = _prepared(asked, inputs)
         operation = _operation(generation, inputs)
         loaded.require(operation)
         _require_few(inputs.references, loaded.family, operation)
@@ -70,26 +87,29 @@ class DrawingInProgress:
         usable, self._clamped = notes.at_least_one_step(
             generation, from_picture=inputs.image is not None
         )
-        self._canvas = _canvas(usable, operation, self._shape, inputs, loaded)
+        treated = filled(inputs, generation.mask_treatment.fill, generation.seed)
+        self._canvas = _canvas(usable, operation, self._shape, treated, loaded)
         self._started = time.monotonic()
         count = max(1, generation.image_count)
         self._seeds = [(generation.seed + k) % SEEDS for k in range(count)]
         self._steps = [0] * count
-        self._calls = self._new_calls()
+        self._steps_in_all = 0
+        self._texts = [Texts(), Texts()]
+        self._passes = [self._new_passes(index) for index in range(count)]
         self.rows = [
             Row(
-                call.draw,
+                passes.draw,
                 Standing(
                     priority=assignment.priority,
                     deadline=reports.deadline,
                     remaining_steps=generation.step_count,
                 ),
                 # Where each needs the model to itself, no two rows have the same variant.
-                (extras.adapters, call.seed, id(self))
+                (extras.adapters, seed, id(self))
                 if loaded.acceleration.rows_alone
                 else extras.adapters,
             )
-            for call in self._calls
+            for passes, seed in zip(self._passes, self._seeds, strict=True)
         ]
 
     @property
@@ -128,17 +148,18 @@ class DrawingInProgress:
 
     def result(self) -> Drawing:
         """Give the pictures the requested size, and say what became of the request."""
-        drawn = [row.picture for row in self.rows]
-        images = [self._finished(resized(picture, self._shape.canvas)) for picture in drawn]
-        call = self._calls[0]
+        images = [self._finished(row.picture) for row in self.rows]
+        call, drawn = self._passes[0].call, self._passes[0].drawn
         receipt = [
+            *self._unread,
             *self._clamped,
             *self._extras.notes,
             *notes.of_size(self._shape, self._model),
-            *notes.of_own_size(Size(*drawn[0].size), self._shape),
+            *notes.of_own_size(drawn, self._shape),
             *notes.of_inputs(self._inputs, self._shape),
             *notes.of_unused(self._generation, self._loaded.family),
             *notes.of_schedule(self._choice, call.pipeline.scheduler.config),
+            *notes.of_interruption(sum(self._steps), self._steps_in_all),
             *notes.of_acceleration(self._loaded.acceleration),
         ]
         seconds = time.monotonic() - self._started
@@ -150,41 +171,139 @@ class DrawingInProgress:
             row.abandon()
             self.forget(row)
 
-    def _new_calls(self) -> list[PipelineCall]:
-        texts = Texts()
-        return [
-            PipelineCall(
-                loaded=self._loaded,
-                extras=self._extras,
-                canvas=self._canvas,
-                choice=self._choice,
-                shape=self._shape,
-                index=index,
-                seed=seed,
-                preview_count=self._generation.preview_count,
-                texts=texts,
-                reports=self._reports,
-                on_step=self._on_step,
+    def _new_passes(self, index: int) -> Passes:
+        if self._generation.HasField("tiles") and self._inputs.image:
+            return self._new_tiles(index, self._inputs.image)
+        planned = [self._generation.step_count, 0]
+        first = OnePass(self._new_call(index, self._canvas, self._shape, planned, 0))
+        if not self._generation.HasField("hires"):
+            return first
+        hires = self._generation.hires
+        size = Size(hires.width_px, hires.height_px)
+        generation = second_pass(self._generation)
+        planned[1] = max(1, int(generation.step_count * generation.strength))
+
+        def again(enlarged: Image.Image) -> OnePass:
+            return self._over(enlarged, generation, index, planned, 1)
+
+        drawn = again if generation.strength else None
+        return Hires(first, size, FILTERS[hires.resampling], drawn)
+
+    def _new_tiles(self, index: int, image: Image.Image) -> Tiles:
+        tiles, generation = self._generation.tiles, self._canvas.generation
+        factor = tiles.factor if tiles.HasField("factor") else 2.0
+        overlap = tiles.overlap_px if tiles.HasField("overlap_px") else 64
+        size = Size(*(max(1, round(side * factor)) for side in image.size))
+        if size.width_px * size.height_px > MOST_TILED_PIXELS:
+            raise invalid(
+                "generation.tiles.factor",
+                f"the enlarged image would have {size} pixels; at most {MOST_TILED_PIXELS} in all",
+                error_reason_pb2.ERROR_REASON_FIELD_OUT_OF_RANGE,
             )
-            for index, seed in enumerate(self._seeds)
-        ]
+        boxes = tile_boxes(size, self._shape.requested, overlap)
+        planned = [max(1, int(generation.step_count * generation.strength))] * len(boxes)
+
+        def each(number: int, tile: Image.Image) -> OnePass:
+            return self._over(tile, generation, index, planned, number)
+
+        enlarged = resized(image, size, FILTERS[tiles.resampling])
+        return Tiles(enlarged, boxes, overlap, each)
+
+    def _over(
+        self,
+        picture: Image.Image,
+        generation: generation_pb2.Generation,
+        index: int,
+        planned: list[int],
+        number: int,
+    ) -> OnePass:
+        """Make a pass that draws a picture anew, in its own size."""
+        usable = generation_pb2.Generation()
+        usable.CopyFrom(notes.at_least_one_step(generation, from_picture=True)[0])
+        usable.width_px, usable.height_px = picture.size
+        inputs = Inputs(image=picture)
+        shape = _shape(usable, self._model, self._loaded.family, inputs)
+        operation = model_pb2.OPERATION_IMAGE_TO_IMAGE
+        canvas = _canvas(usable, operation, shape, inputs, self._loaded)
+        return OnePass(self._new_call(index, canvas, shape, planned, number))
+
+    def _new_call(
+        self, index: int, canvas: Canvas, shape: Frame, planned: list[int], number: int
+    ) -> PipelineCall:
+        return PipelineCall(
+            loaded=self._loaded,
+            extras=self._extras,
+            canvas=canvas,
+            choice=self._choice,
+            shape=shape,
+            index=index,
+            seed=self._seeds[index],
+            preview_count=0 if number else self._generation.preview_count,
+            texts=self._texts[min(number, 1)],
+            reports=self._reports,
+            on_step=counted(self._on_step, planned, number),
+        )
 
     def _on_step(self, index: int, done: int, each: int) -> int:
         self._steps[index] = done
         step, count = sum(self._steps), len(self._steps) * each
+        self._steps_in_all = count
         self._reports.step(step, count)
         if step == count:
             self._reports.phase(Progress.PHASE_DECODING)
         return step
 
-    def _finished(self, drawn: Image.Image) -> Image.Image:
-        result = self._shape.finish(drawn)
+    def _finished(self, result: Image.Image) -> Image.Image:
+        if self._close_up:
+            return self._close_up.back(result)
         if not (self._inputs.image and self._inputs.mask):
             return result
         # The decoder does not give back what the encoder took: what is kept is the input's.
         kept = resized(self._inputs.image, self._shape.requested)
         mask = resized(self._inputs.mask, self._shape.requested, Image.Resampling.NEAREST)
         return Image.composite(result, kept, mask)
+
+
+def _readable(generation: generation_pb2.Generation, family: Family) -> generation_pb2.Generation:
+    """Leave the signs out of the prompts where the family's encoder does not know them."""
+    if generation.prompt_syntax != WEBUI or family.reads_attention:
+        return generation
+    read = generation_pb2.Generation()
+    read.CopyFrom(generation)
+    for message in (read, read.hires) if read.HasField("hires") else (read,):
+        message.prompt = plain(message.prompt)
+        message.negative_prompt = plain(message.negative_prompt)
+    return read
+
+
+def _prepared(
+    generation: generation_pb2.Generation, inputs: Inputs
+) -> tuple[generation_pb2.Generation, Inputs, CloseUp | None]:
+    """Turn to the part of the picture that is drawn, if it is a part."""
+    treatment = generation.mask_treatment
+    if not (inputs.image and inputs.mask and treatment.HasField("padding_px")):
+        return generation, inputs, None
+    size = Size(generation.width_px, generation.height_px)
+    part = close_up(inputs, treatment.padding_px, size)
+    if part:
+        return generation, part.inputs(inputs), part
+    # AUTOMATIC1111 draws the whole picture where the mask is empty.
+    whole = generation_pb2.Generation()
+    whole.CopyFrom(generation)
+    whole.operation, whole.mask = model_pb2.OPERATION_IMAGE_TO_IMAGE, ""
+    return whole, replace(inputs, mask=None), None
+
+
+def second_pass(generation: generation_pb2.Generation) -> generation_pb2.Generation:
+    """Return what the hires pass draws."""
+    again, hires = generation_pb2.Generation(), generation.hires
+    again.CopyFrom(generation)
+    again.prompt = hires.prompt or generation.prompt
+    again.negative_prompt = hires.negative_prompt or generation.negative_prompt
+    again.strength = hires.strength if hires.HasField("strength") else HIRES_STRENGTH
+    if hires.step_count:
+        again.step_count = hires.step_count
+    return again
 
 
 def _operation(generation: generation_pb2.Generation, inputs: Inputs) -> Operation.ValueType:

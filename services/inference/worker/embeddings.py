@@ -87,7 +87,9 @@ class Embeddings:
         """
         if not loaded.family.embeddings:
             return (), []
-        prompts = "\n".join(getattr(generation, field) for field in FIELDS)
+        # The second pass may have prompts of its own, which are its generation's then.
+        told = (generation, generation.hires)
+        prompts = "\n".join(getattr(message, field) for message in told for field in FIELDS)
         words, notes = [], []
         files, refused = self._files.all(), self._files.refused()
         for name in sorted({*files, *refused}):

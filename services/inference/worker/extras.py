@@ -21,7 +21,7 @@ class Extras:
 
     Attributes:
         adapters: Those that act while it is drawn.
-        notes: On words that stay words.
+        notes: On words that stay words, and adapters that are not here.
     """
 
     adapters: tuple[Adapter, ...]
@@ -70,4 +70,5 @@ class Shelf:
                 error_reason_pb2.ERROR_REASON_FIELD_UNSUPPORTED,
             )
         words, notes = self.embeddings.find(generation, loaded)
-        return Extras(adapters, notes, words, self)
+        passed_over = self.adapters.passed_over(generation, loaded)
+        return Extras(adapters, [*passed_over, *notes], words, self)

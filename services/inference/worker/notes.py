@@ -14,7 +14,7 @@ from services.inference.worker.inputs import Inputs
 
 VALUE_CHARS = 100
 # Optional fields that a family may lack. Sizes, seeds and images every family has.
-OPTIONAL = ("negative_prompt", "guidance_scale", "loras", "sampler", "schedule")
+OPTIONAL = ("negative_prompt", "guidance_scale", "loras", "sampler", "schedule", "clip_skip")
 
 
 def of_size(shape: Frame, model: model_pb2.Model) -> Iterator[ParameterNote]:
@@ -62,6 +62,25 @@ def of_unused(generation: generation_pb2.Generation, family: Family) -> Iterator
             shown = ", ".join(lora.adapter for lora in value) if field == "loras" else str(value)
             reason = f"models of the family {family.name} are drawn without it"
             yield _note(ParameterNote.TREATMENT_IGNORED, field, shown, "", reason)
+
+
+def of_interruption(taken: int, count: int) -> Iterator[ParameterNote]:
+    """Say that the drawing was ended before its last step."""
+    if taken < count:
+        reason = "the job was interrupted; the picture is unfinished"
+        clamped = ParameterNote.TREATMENT_CLAMPED
+        yield _note(clamped, "step_count", str(count), str(taken), reason)
+
+
+def of_prompts(
+    asked: generation_pb2.Generation, drawn: generation_pb2.Generation
+) -> Iterator[ParameterNote]:
+    """Say that the signs of a prompt were dropped."""
+    for field in ("prompt", "negative_prompt"):
+        if getattr(asked, field) != getattr(drawn, field):
+            reason = "the model's encoder knows no attention; the words are kept, the signs dropped"
+            translated = ParameterNote.TREATMENT_TRANSLATED
+            yield _note(translated, field, "weighted words", "plain words", reason)
 
 
 def of_schedule(choice: Choice, config: Mapping[str, Any]) -> Iterator[ParameterNote]:

@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 
 from pictor.errors.v1 import error_reason_pb2
+from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.progress_pb2 import Preview, Progress
 from services.inference.samplers import Choice, name_of
 from services.inference.worker import previews
+from services.inference.worker.attention import Conditions
 from services.inference.worker.evaluations import Evaluator
 from services.inference.worker.extras import Extras
 from services.inference.worker.families.family import Canvas
@@ -27,12 +29,20 @@ from services.inference.worker.rows import Row
 from services.inference.worker.weights import LoadedModel
 from services.rpc.errors import Internal
 
+WEBUI = generation_pb2.Generation.PROMPT_SYNTAX_WEBUI
+
 
 class Texts:
     """Encoded prompts, made once for all images of a drawing: their calls ask for the same."""
 
     def __init__(self) -> None:
         self._made: list[Any] = []
+        self._conditions: Conditions | None = None
+
+    def conditions(self, generation: generation_pb2.Generation) -> Conditions:
+        """Return what prompts with signs are at each step."""
+        self._conditions = self._conditions or Conditions(generation)
+        return self._conditions
 
     def once(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         """Make a function that computes what no other image's call has computed before it."""
@@ -84,6 +94,7 @@ class PipelineCall:
     previews_shown: int = 0
     predictions: previews.Predictions | None = None
     writer: previews.Writer | None = None
+    conditions: Conditions | None = None
 
     @property
     def sampler(self) -> str:
@@ -101,9 +112,12 @@ class PipelineCall:
             Internal: With OUTPUT_NOT_FINITE, if the model does not draw a picture.
         """
         self.row = row
+        # An image may take several calls, and what was kept of one of them is wrong for the next.
+        self.loaded.acceleration.forget(row)
         self.reports.phase(Progress.PHASE_ENCODING)
         self.pipeline = pipeline = self._pipeline()
         generation = self.extras.inscribe(pipeline, self.canvas.generation)
+        self._read_prompts(pipeline, generation)
         canvas = replace(self.canvas, generation=generation)
         with self._previewing(pipeline):
             drawn = pipeline(
@@ -112,8 +126,22 @@ class PipelineCall:
                 generator=torch.Generator("cpu").manual_seed(self.seed),
                 output_type="np",
                 callback_on_step_end=self._on_step_end,
+                **self._changing(),
             ).images[0]
         return _picture(drawn)
+
+    def _read_prompts(self, pipeline: Any, generation: generation_pb2.Generation) -> None:
+        """Say who encodes the prompts, whose words the tokenizers know by now."""
+        if generation.prompt_syntax == WEBUI and self.loaded.family.reads_attention:
+            self.conditions = self.texts.conditions(generation)
+            pipeline.encode_prompt = self.conditions.encode_prompt(pipeline)
+        elif hasattr(pipeline, "encode_prompt"):
+            pipeline.encode_prompt = self.texts.once(pipeline.encode_prompt)
+
+    def _changing(self) -> dict[str, list[str]]:
+        if self.conditions is None or not self.conditions.changes:
+            return {}
+        return {"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
 
     @contextlib.contextmanager
     def _previewing(self, pipeline: Any) -> Iterator[None]:
@@ -130,8 +158,6 @@ class PipelineCall:
 
     def _pipeline(self) -> Any:
         pipeline = self.loaded.pipeline(self.canvas.operation, self.choice)
-        if hasattr(pipeline, "encode_prompt"):
-            pipeline.encode_prompt = self.texts.once(pipeline.encode_prompt)
         if record := self.loaded.family.denoiser:
             module = getattr(pipeline, record.part)
             asking = functools.partial(self.row.ask, module)
@@ -150,11 +176,16 @@ class PipelineCall:
         done = (index + 1) * each // pipeline.num_timesteps
         self.row.standing.remaining_steps = each - done
         step = self.on_step(self.index, done, each)
+        if self.reports.is_enough:
+            # The pipeline decodes what it has. It takes no notice before its first step.
+            pipeline._interrupt = True  # noqa: SLF001 - diffusers' documented way to end a call
         if index + 1 == pipeline.num_timesteps:
             _require_finite(bool(torch.isfinite(tensors["latents"]).all()))
             return tensors
         if self.writer:
             self._show(done, each, step, tensors["latents"])
+        if "prompt_embeds" in tensors and self.conditions:
+            tensors["prompt_embeds"] = self.conditions.after(pipeline, done)
         if not self.loaded.family.denoiser:
             self.row.give_way()
         return tensors

@@ -15,7 +15,7 @@ from services.rpc.errors import Canceled, DeadlineExceeded
 
 class Reports:
     """
-    Sends an attempt's reports. Called from the device thread, except for ``stop``.
+    Sends an attempt's reports. Called from the device thread, except for ``stop`` and ``finish``.
 
     Args:
         emit: Takes a report; called in whatever thread reports.
@@ -28,6 +28,7 @@ class Reports:
         self._emit = emit
         self.deadline = deadline
         self._stopped = threading.Event()
+        self._enough = threading.Event()
         self._started = time.monotonic()
         self._first_step: tuple[float, int] | None = None
         self._progress = Progress()
@@ -44,6 +45,15 @@ class Reports:
     def stop(self) -> None:
         """Make the attempt end at its next step."""
         self._stopped.set()
+
+    def finish(self) -> None:
+        """Make the attempt end with what it has: it takes no further step."""
+        self._enough.set()
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether what there is is to be the result."""
+        return self._enough.is_set()
 
     def check(self) -> None:
         """

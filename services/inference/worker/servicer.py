@@ -8,7 +8,13 @@ from grpc.aio import ServicerContext
 
 from pictor.errors.v1 import error_reason_pb2
 from pictor.worker.v1 import worker_pb2, worker_service_pb2_grpc
-from pictor.worker.v1.worker_service_pb2 import GetDeviceRequest, RunRequest, RunResponse
+from pictor.worker.v1.worker_service_pb2 import (
+    FinishRequest,
+    FinishResponse,
+    GetDeviceRequest,
+    RunRequest,
+    RunResponse,
+)
 from services.inference.worker.attempts import Attempts
 from services.inference.worker.device import Device
 from services.rpc.errors import invalid
@@ -47,6 +53,13 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.Device:
         """Tell which models are loaded; never waits for the device's thread."""
         return worker_pb2.Device(name=self._device.name, models=sorted(self._device.models))
+
+    async def Finish(
+        self, request: FinishRequest, context: ServicerContext[FinishRequest, FinishResponse]
+    ) -> FinishResponse:
+        """Let an attempt end with what it has."""
+        self._attempts.finish(request.job)
+        return FinishResponse()
 
 
 def _require(assignment: worker_pb2.Assignment) -> None:

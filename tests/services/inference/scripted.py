@@ -42,6 +42,7 @@ class ScriptedExecutor:
         outcomes: How the next attempts end: a Report, or an exception to raise. Then: a result.
         assignments: What it was given.
         stopped: Jobs whose attempt was ended from outside.
+        finished: Jobs that were told to end with what they have; that opens the gate.
     """
 
     slot_count: int = 1
@@ -50,6 +51,7 @@ class ScriptedExecutor:
     outcomes: list[worker_pb2.Report | Exception] = field(default_factory=list)
     assignments: list[worker_pb2.Assignment] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
     steps: int = 3
 
     def __post_init__(self) -> None:
@@ -57,6 +59,10 @@ class ScriptedExecutor:
 
     async def ready(self) -> None:
         await self.up.wait()
+
+    async def finish(self, job: str) -> None:
+        self.finished.append(job)
+        self.gate.set()
 
     async def run(self, assignment: worker_pb2.Assignment) -> AsyncIterator[worker_pb2.Report]:
         self.assignments.append(assignment)

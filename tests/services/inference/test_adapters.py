@@ -57,6 +57,19 @@ def test_the_requests_own_list_wins_over_the_prompt():
     assert "own list" in note.reason
 
 
+def test_the_second_pass_has_the_adapters_of_the_first():
+    """
+    Tags leave its prompt too, and those that say something else are noted.
+    """
+    merged = generation_pb2.Generation(prompt="a <lora:ink:0.5>")
+    merged.hires.prompt = "b <lora:ink:0.5> <lora:fog>"
+    (note,) = take_tags(merged)
+
+    assert (merged.prompt, merged.hires.prompt) == ("a", "b")
+    assert [lora.adapter for lora in merged.loras] == ["ink"]
+    assert (note.parameter, note.requested) == ("hires", "<lora:fog:1>")
+
+
 def test_the_last_of_equal_tags_counts():
     """
     Naming an adapter twice does not apply it twice, and the receipt says so.

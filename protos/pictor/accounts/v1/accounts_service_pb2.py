@@ -27,9 +27,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from pictor.accounts.v1 import access_pb2 as pictor_dot_accounts_dot_v1_dot_access__pb2
 from pictor.accounts.v1 import account_pb2 as pictor_dot_accounts_dot_v1_dot_account__pb2
 from pictor.accounts.v1 import api_key_pb2 as pictor_dot_accounts_dot_v1_dot_api__key__pb2
+from pictor.accounts.v1 import preferences_pb2 as pictor_dot_accounts_dot_v1_dot_preferences__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)pictor/accounts/v1/accounts_service.proto\x12\x12pictor.accounts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a pictor/accounts/v1/account.proto\x1a pictor/accounts/v1/api_key.proto\"+\n\x13\x41uthenticateRequest\x12\x14\n\x06secret\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x14\x41uthenticateResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\"J\n\x14\x43reateAccountRequest\x12\x32\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.pictor.accounts.v1.AccountB\x04\xe2\x41\x01\x02\"\'\n\x11GetAccountRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x13ListAccountsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x14ListAccountsResponse\x12-\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1b.pictor.accounts.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x13\x43reateApiKeyRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x1a.pictor.accounts.v1.ApiKeyB\x04\xe2\x41\x01\x02\"S\n\x14\x43reateApiKeyResponse\x12+\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x1a.pictor.accounts.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"]\n\x12ListApiKeysRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\\\n\x13ListApiKeysResponse\x12,\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x1a.pictor.accounts.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13RevokeApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xa9\x08\n\x0f\x41\x63\x63ountsService\x12g\n\x0c\x41uthenticate\x12\'.pictor.accounts.v1.AuthenticateRequest\x1a(.pictor.accounts.v1.AuthenticateResponse\"\x04\x8a\xb5\x18\x00\x12\x90\x01\n\rCreateAccount\x12(.pictor.accounts.v1.CreateAccountRequest\x1a\x1b.pictor.accounts.v1.Account\"8\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x1e\"\x13/pictor/v1/accounts:\x07\x61\x63\x63ount\x12\x8a\x01\n\nGetAccount\x12%.pictor.accounts.v1.GetAccountRequest\x1a\x1b.pictor.accounts.v1.Account\"8\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x1e\x12\x1c/pictor/v1/{name=accounts/*}\x12\x92\x01\n\x0cListAccounts\x12\'.pictor.accounts.v1.ListAccountsRequest\x1a(.pictor.accounts.v1.ListAccountsResponse\"/\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x15\x12\x13/pictor/v1/accounts\x12\xae\x01\n\x0c\x43reateApiKey\x12\'.pictor.accounts.v1.CreateApiKeyRequest\x1a(.pictor.accounts.v1.CreateApiKeyResponse\"K\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x31\"&/pictor/v1/{parent=accounts/*}/apiKeys:\x07\x61pi_key\x12\xa2\x01\n\x0bListApiKeys\x12&.pictor.accounts.v1.ListApiKeysRequest\x1a\'.pictor.accounts.v1.ListApiKeysResponse\"B\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02(\x12&/pictor/v1/{parent=accounts/*}/apiKeys\x12\xa1\x01\n\x0cRevokeApiKey\x12\'.pictor.accounts.v1.RevokeApiKeyRequest\x1a\x1a.pictor.accounts.v1.ApiKey\"L\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x32\"-/pictor/v1/{name=accounts/*/apiKeys/*}:revoke:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)pictor/accounts/v1/accounts_service.proto\x12\x12pictor.accounts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a pictor/accounts/v1/account.proto\x1a pictor/accounts/v1/api_key.proto\x1a$pictor/accounts/v1/preferences.proto\"+\n\x13\x41uthenticateRequest\x12\x14\n\x06secret\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x14\x41uthenticateResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\"J\n\x14\x43reateAccountRequest\x12\x32\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.pictor.accounts.v1.AccountB\x04\xe2\x41\x01\x02\"\'\n\x11GetAccountRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x13ListAccountsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x14ListAccountsResponse\x12-\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1b.pictor.accounts.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x13\x43reateApiKeyRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x1a.pictor.accounts.v1.ApiKeyB\x04\xe2\x41\x01\x02\"S\n\x14\x43reateApiKeyResponse\x12+\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x1a.pictor.accounts.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"]\n\x12ListApiKeysRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\\\n\x13ListApiKeysResponse\x12,\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x1a.pictor.accounts.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13RevokeApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xf7\t\n\x0f\x41\x63\x63ountsService\x12g\n\x0c\x41uthenticate\x12\'.pictor.accounts.v1.AuthenticateRequest\x1a(.pictor.accounts.v1.AuthenticateResponse\"\x04\x8a\xb5\x18\x00\x12\x90\x01\n\rCreateAccount\x12(.pictor.accounts.v1.CreateAccountRequest\x1a\x1b.pictor.accounts.v1.Account\"8\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x1e\"\x13/pictor/v1/accounts:\x07\x61\x63\x63ount\x12\x8a\x01\n\nGetAccount\x12%.pictor.accounts.v1.GetAccountRequest\x1a\x1b.pictor.accounts.v1.Account\"8\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x1e\x12\x1c/pictor/v1/{name=accounts/*}\x12\x92\x01\n\x0cListAccounts\x12\'.pictor.accounts.v1.ListAccountsRequest\x1a(.pictor.accounts.v1.ListAccountsResponse\"/\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x15\x12\x13/pictor/v1/accounts\x12\xae\x01\n\x0c\x43reateApiKey\x12\'.pictor.accounts.v1.CreateApiKeyRequest\x1a(.pictor.accounts.v1.CreateApiKeyResponse\"K\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x31\"&/pictor/v1/{parent=accounts/*}/apiKeys:\x07\x61pi_key\x12\xa2\x01\n\x0bListApiKeys\x12&.pictor.accounts.v1.ListApiKeysRequest\x1a\'.pictor.accounts.v1.ListApiKeysResponse\"B\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02(\x12&/pictor/v1/{parent=accounts/*}/apiKeys\x12\xa1\x01\n\x0cRevokeApiKey\x12\'.pictor.accounts.v1.RevokeApiKeyRequest\x1a\x1a.pictor.accounts.v1.ApiKey\"L\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x32\"-/pictor/v1/{name=accounts/*/apiKeys/*}:revoke:\x01*\x12\x62\n\x0eGetPreferences\x12).pictor.accounts.v1.GetPreferencesRequest\x1a\x1f.pictor.accounts.v1.Preferences\"\x04\x8a\xb5\x18\x00\x12h\n\x11UpdatePreferences\x12,.pictor.accounts.v1.UpdatePreferencesRequest\x1a\x1f.pictor.accounts.v1.Preferences\"\x04\x8a\xb5\x18\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,28 +73,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNTSSERVICE'].methods_by_name['ListApiKeys']._serialized_options = b'\212\265\030\020\n\016accounts:admin\202\323\344\223\002(\022&/pictor/v1/{parent=accounts/*}/apiKeys'
   _globals['_ACCOUNTSSERVICE'].methods_by_name['RevokeApiKey']._loaded_options = None
   _globals['_ACCOUNTSSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\212\265\030\020\n\016accounts:admin\202\323\344\223\0022\"-/pictor/v1/{name=accounts/*/apiKeys/*}:revoke:\001*'
-  _globals['_AUTHENTICATEREQUEST']._serialized_start=229
-  _globals['_AUTHENTICATEREQUEST']._serialized_end=272
-  _globals['_AUTHENTICATERESPONSE']._serialized_start=274
-  _globals['_AUTHENTICATERESPONSE']._serialized_end=346
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=348
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=422
-  _globals['_GETACCOUNTREQUEST']._serialized_start=424
-  _globals['_GETACCOUNTREQUEST']._serialized_end=463
-  _globals['_LISTACCOUNTSREQUEST']._serialized_start=465
-  _globals['_LISTACCOUNTSREQUEST']._serialized_end=537
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=539
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=633
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=635
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=729
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=731
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=814
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=816
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=909
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=911
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1003
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1005
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1046
-  _globals['_ACCOUNTSSERVICE']._serialized_start=1049
-  _globals['_ACCOUNTSSERVICE']._serialized_end=2114
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['GetPreferences']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['GetPreferences']._serialized_options = b'\212\265\030\000'
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['UpdatePreferences']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['UpdatePreferences']._serialized_options = b'\212\265\030\000'
+  _globals['_AUTHENTICATEREQUEST']._serialized_start=267
+  _globals['_AUTHENTICATEREQUEST']._serialized_end=310
+  _globals['_AUTHENTICATERESPONSE']._serialized_start=312
+  _globals['_AUTHENTICATERESPONSE']._serialized_end=384
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=386
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=460
+  _globals['_GETACCOUNTREQUEST']._serialized_start=462
+  _globals['_GETACCOUNTREQUEST']._serialized_end=501
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=503
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=575
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=577
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=671
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=673
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=767
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=769
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=852
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=854
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=947
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=949
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1041
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1043
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1084
+  _globals['_ACCOUNTSSERVICE']._serialized_start=1087
+  _globals['_ACCOUNTSSERVICE']._serialized_end=2358
 # @@protoc_insertion_point(module_scope)

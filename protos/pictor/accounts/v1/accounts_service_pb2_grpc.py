@@ -6,6 +6,7 @@ import warnings
 from pictor.accounts.v1 import account_pb2 as pictor_dot_accounts_dot_v1_dot_account__pb2
 from pictor.accounts.v1 import accounts_service_pb2 as pictor_dot_accounts_dot_v1_dot_accounts__service__pb2
 from pictor.accounts.v1 import api_key_pb2 as pictor_dot_accounts_dot_v1_dot_api__key__pb2
+from pictor.accounts.v1 import preferences_pb2 as pictor_dot_accounts_dot_v1_dot_preferences__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -72,6 +73,16 @@ class AccountsServiceStub:
                 request_serializer=pictor_dot_accounts_dot_v1_dot_accounts__service__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=pictor_dot_accounts_dot_v1_dot_api__key__pb2.ApiKey.FromString,
                 _registered_method=True)
+        self.GetPreferences = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/GetPreferences',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.GetPreferencesRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.Preferences.FromString,
+                _registered_method=True)
+        self.UpdatePreferences = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/UpdatePreferences',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.UpdatePreferencesRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.Preferences.FromString,
+                _registered_method=True)
 
 
 class AccountsServiceServicer:
@@ -134,6 +145,22 @@ class AccountsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPreferences(self, request, context):
+        """Reads what the bearer of a key has chosen in a public API. Empty where nothing was.
+        Errors: INVALID_ARGUMENT with FIELD_INVALID for an owner or dialect that is no name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePreferences(self, request, context):
+        """Changes what the bearer of a key has chosen, in one transaction, and answers with all of it.
+        Idempotent. Errors: as GetPreferences, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -171,6 +198,16 @@ def add_AccountsServiceServicer_to_server(servicer, server):
                     servicer.RevokeApiKey,
                     request_deserializer=pictor_dot_accounts_dot_v1_dot_accounts__service__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=pictor_dot_accounts_dot_v1_dot_api__key__pb2.ApiKey.SerializeToString,
+            ),
+            'GetPreferences': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPreferences,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.GetPreferencesRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.Preferences.SerializeToString,
+            ),
+            'UpdatePreferences': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePreferences,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.UpdatePreferencesRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.Preferences.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -363,6 +400,60 @@ class AccountsService:
             '/pictor.accounts.v1.AccountsService/RevokeApiKey',
             pictor_dot_accounts_dot_v1_dot_accounts__service__pb2.RevokeApiKeyRequest.SerializeToString,
             pictor_dot_accounts_dot_v1_dot_api__key__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPreferences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/GetPreferences',
+            pictor_dot_accounts_dot_v1_dot_preferences__pb2.GetPreferencesRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_preferences__pb2.Preferences.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePreferences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/UpdatePreferences',
+            pictor_dot_accounts_dot_v1_dot_preferences__pb2.UpdatePreferencesRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_preferences__pb2.Preferences.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from grpc import aio as _aio
 from pictor.accounts.v1 import account_pb2 as _account_pb2
 from pictor.accounts.v1 import accounts_service_pb2 as _accounts_service_pb2
 from pictor.accounts.v1 import api_key_pb2 as _api_key_pb2
+from pictor.accounts.v1 import preferences_pb2 as _preferences_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -61,6 +62,14 @@ class AccountsServiceStub:
     """Revokes a key, for good; within a second nothing opens to it. Idempotent.
     Errors: NOT_FOUND with API_KEY_NOT_FOUND.
     """
+    GetPreferences: _grpc.UnaryUnaryMultiCallable[_preferences_pb2.GetPreferencesRequest, _preferences_pb2.Preferences]
+    """Reads what the bearer of a key has chosen in a public API. Empty where nothing was.
+    Errors: INVALID_ARGUMENT with FIELD_INVALID for an owner or dialect that is no name.
+    """
+    UpdatePreferences: _grpc.UnaryUnaryMultiCallable[_preferences_pb2.UpdatePreferencesRequest, _preferences_pb2.Preferences]
+    """Changes what the bearer of a key has chosen, in one transaction, and answers with all of it.
+    Idempotent. Errors: as GetPreferences, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+    """
 
 @_typing.type_check_only
 class AccountsServiceAsyncStub(AccountsServiceStub):
@@ -92,6 +101,14 @@ class AccountsServiceAsyncStub(AccountsServiceStub):
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_accounts_service_pb2.RevokeApiKeyRequest, _api_key_pb2.ApiKey]  # type: ignore[assignment]
     """Revokes a key, for good; within a second nothing opens to it. Idempotent.
     Errors: NOT_FOUND with API_KEY_NOT_FOUND.
+    """
+    GetPreferences: _aio.UnaryUnaryMultiCallable[_preferences_pb2.GetPreferencesRequest, _preferences_pb2.Preferences]  # type: ignore[assignment]
+    """Reads what the bearer of a key has chosen in a public API. Empty where nothing was.
+    Errors: INVALID_ARGUMENT with FIELD_INVALID for an owner or dialect that is no name.
+    """
+    UpdatePreferences: _aio.UnaryUnaryMultiCallable[_preferences_pb2.UpdatePreferencesRequest, _preferences_pb2.Preferences]  # type: ignore[assignment]
+    """Changes what the bearer of a key has chosen, in one transaction, and answers with all of it.
+    Idempotent. Errors: as GetPreferences, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
     """
 
 class AccountsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -163,6 +180,26 @@ class AccountsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_api_key_pb2.ApiKey, _abc.Awaitable[_api_key_pb2.ApiKey]]:
         """Revokes a key, for good; within a second nothing opens to it. Idempotent.
         Errors: NOT_FOUND with API_KEY_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPreferences(
+        self,
+        request: _preferences_pb2.GetPreferencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_preferences_pb2.Preferences, _abc.Awaitable[_preferences_pb2.Preferences]]:
+        """Reads what the bearer of a key has chosen in a public API. Empty where nothing was.
+        Errors: INVALID_ARGUMENT with FIELD_INVALID for an owner or dialect that is no name.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdatePreferences(
+        self,
+        request: _preferences_pb2.UpdatePreferencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_preferences_pb2.Preferences, _abc.Awaitable[_preferences_pb2.Preferences]]:
+        """Changes what the bearer of a key has chosen, in one transaction, and answers with all of it.
+        Idempotent. Errors: as GetPreferences, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
         """
 
 def add_AccountsServiceServicer_to_server(servicer: AccountsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

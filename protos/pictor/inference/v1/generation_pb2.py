@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from pictor.catalog.v1 import model_pb2 as pictor_dot_catalog_dot_v1_dot_model__pb2
+from pictor.inference.v1 import refinement_pb2 as pictor_dot_inference_dot_v1_dot_refinement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$pictor/inference/v1/generation.proto\x12\x13pictor.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1dpictor/catalog/v1/model.proto\"\x9d\x06\n\nGeneration\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\toperation\x18\x02 \x01(\x0e\x32\x1c.pictor.catalog.v1.OperationB\x04\xe2\x41\x01\x01\x12\x14\n\x06prompt\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\x0fnegative_prompt\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\x08width_px\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1c\n\theight_px\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1d\n\nstep_count\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12!\n\x0eguidance_scale\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x17\n\x04seed\x18\t \x01(\rB\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x1e\n\x0bimage_count\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12;\n\x0cinput_images\x18\x0b \x03(\x0b\x32\x1f.pictor.inference.v1.InputImageB\x04\xe2\x41\x01\x01\x12\x12\n\x04mask\x18\x0c \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\x08strength\x18\r \x01(\x01\x42\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x12\x1a\n\x07sampler\x18\x0e \x01(\tB\x04\xe2\x41\x01\x01H\x07\x88\x01\x01\x12\x1b\n\x08schedule\x18\x0f \x01(\tB\x04\xe2\x41\x01\x01H\x08\x88\x01\x01\x12.\n\x05loras\x18\x10 \x03(\x0b\x32\x19.pictor.inference.v1.LoraB\x04\xe2\x41\x01\x01\x12\x31\n\x06output\x18\x11 \x01(\x0b\x32\x1b.pictor.inference.v1.OutputB\x04\xe2\x41\x01\x01\x12 \n\rpreview_count\x18\x12 \x01(\x05\x42\x04\xe2\x41\x01\x01H\t\x88\x01\x01\x12\x1e\n\x10shape_from_image\x18\x13 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\x0b\n\t_width_pxB\x0c\n\n_height_pxB\r\n\x0b_step_countB\x11\n\x0f_guidance_scaleB\x07\n\x05_seedB\x0e\n\x0c_image_countB\x0b\n\t_strengthB\n\n\x08_samplerB\x0b\n\t_scheduleB\x10\n\x0e_preview_count\"\x9c\x01\n\nInputImage\x12\x13\n\x05\x61sset\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x38\n\x04role\x18\x02 \x01(\x0e\x32$.pictor.inference.v1.InputImage.RoleB\x04\xe2\x41\x01\x01\"?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_INIT\x10\x01\x12\x12\n\x0eROLE_REFERENCE\x10\x02\"C\n\x04Lora\x12\x15\n\x07\x61\x64\x61pter\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x06weight\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\t\n\x07_weight\"\xdd\x01\n\x06Output\x12\x38\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\".pictor.inference.v1.Output.FormatB\x04\xe2\x41\x01\x01\x12\x1a\n\x07quality\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\x0fomit_parameters\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"R\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0e\n\nFORMAT_PNG\x10\x01\x12\x0f\n\x0b\x46ORMAT_JPEG\x10\x02\x12\x0f\n\x0b\x46ORMAT_WEBP\x10\x03\x42\n\n\x08_qualityb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$pictor/inference/v1/generation.proto\x12\x13pictor.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1dpictor/catalog/v1/model.proto\x1a$pictor/inference/v1/refinement.proto\"\xd7\t\n\nGeneration\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\toperation\x18\x02 \x01(\x0e\x32\x1c.pictor.catalog.v1.OperationB\x04\xe2\x41\x01\x01\x12\x14\n\x06prompt\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\x0fnegative_prompt\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\x08width_px\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1c\n\theight_px\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1d\n\nstep_count\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12!\n\x0eguidance_scale\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x17\n\x04seed\x18\t \x01(\rB\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x1e\n\x0bimage_count\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12;\n\x0cinput_images\x18\x0b \x03(\x0b\x32\x1f.pictor.inference.v1.InputImageB\x04\xe2\x41\x01\x01\x12\x12\n\x04mask\x18\x0c \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\x08strength\x18\r \x01(\x01\x42\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x12\x1a\n\x07sampler\x18\x0e \x01(\tB\x04\xe2\x41\x01\x01H\x07\x88\x01\x01\x12\x1b\n\x08schedule\x18\x0f \x01(\tB\x04\xe2\x41\x01\x01H\x08\x88\x01\x01\x12.\n\x05loras\x18\x10 \x03(\x0b\x32\x19.pictor.inference.v1.LoraB\x04\xe2\x41\x01\x01\x12\x31\n\x06output\x18\x11 \x01(\x0b\x32\x1b.pictor.inference.v1.OutputB\x04\xe2\x41\x01\x01\x12 \n\rpreview_count\x18\x12 \x01(\x05\x42\x04\xe2\x41\x01\x01H\t\x88\x01\x01\x12\x1e\n\x10shape_from_image\x18\x13 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12I\n\rprompt_syntax\x18\x14 \x01(\x0e\x32,.pictor.inference.v1.Generation.PromptSyntaxB\x04\xe2\x41\x01\x01\x12\x38\n\x05hires\x18\x15 \x01(\x0b\x32\x1e.pictor.inference.v1.HiresPassB\x04\xe2\x41\x01\x01H\n\x88\x01\x01\x12\x38\n\x05tiles\x18\x16 \x01(\x0b\x32\x1e.pictor.inference.v1.TiledPassB\x04\xe2\x41\x01\x01H\x0b\x88\x01\x01\x12\x45\n\x0emask_treatment\x18\x17 \x01(\x0b\x32\".pictor.inference.v1.MaskTreatmentB\x04\xe2\x41\x01\x01H\x0c\x88\x01\x01\x12\x1c\n\tclip_skip\x18\x18 \x01(\x05\x42\x04\xe2\x41\x01\x01H\r\x88\x01\x01\"_\n\x0cPromptSyntax\x12\x1d\n\x19PROMPT_SYNTAX_UNSPECIFIED\x10\x00\x12\x17\n\x13PROMPT_SYNTAX_PLAIN\x10\x01\x12\x17\n\x13PROMPT_SYNTAX_WEBUI\x10\x02\x42\x0b\n\t_width_pxB\x0c\n\n_height_pxB\r\n\x0b_step_countB\x11\n\x0f_guidance_scaleB\x07\n\x05_seedB\x0e\n\x0c_image_countB\x0b\n\t_strengthB\n\n\x08_samplerB\x0b\n\t_scheduleB\x10\n\x0e_preview_countB\x08\n\x06_hiresB\x08\n\x06_tilesB\x11\n\x0f_mask_treatmentB\x0c\n\n_clip_skip\"\x9c\x01\n\nInputImage\x12\x13\n\x05\x61sset\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x38\n\x04role\x18\x02 \x01(\x0e\x32$.pictor.inference.v1.InputImage.RoleB\x04\xe2\x41\x01\x01\"?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_INIT\x10\x01\x12\x12\n\x0eROLE_REFERENCE\x10\x02\"C\n\x04Lora\x12\x15\n\x07\x61\x64\x61pter\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x06weight\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\t\n\x07_weight\"\xdd\x01\n\x06Output\x12\x38\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\".pictor.inference.v1.Output.FormatB\x04\xe2\x41\x01\x01\x12\x1a\n\x07quality\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\x0fomit_parameters\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"R\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0e\n\nFORMAT_PNG\x10\x01\x12\x0f\n\x0b\x46ORMAT_JPEG\x10\x02\x12\x0f\n\x0b\x46ORMAT_WEBP\x10\x03\x42\n\n\x08_qualityb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,6 +72,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATION'].fields_by_name['preview_count']._serialized_options = b'\342A\001\001'
   _globals['_GENERATION'].fields_by_name['shape_from_image']._loaded_options = None
   _globals['_GENERATION'].fields_by_name['shape_from_image']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATION'].fields_by_name['prompt_syntax']._loaded_options = None
+  _globals['_GENERATION'].fields_by_name['prompt_syntax']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATION'].fields_by_name['hires']._loaded_options = None
+  _globals['_GENERATION'].fields_by_name['hires']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATION'].fields_by_name['tiles']._loaded_options = None
+  _globals['_GENERATION'].fields_by_name['tiles']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATION'].fields_by_name['mask_treatment']._loaded_options = None
+  _globals['_GENERATION'].fields_by_name['mask_treatment']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATION'].fields_by_name['clip_skip']._loaded_options = None
+  _globals['_GENERATION'].fields_by_name['clip_skip']._serialized_options = b'\342A\001\001'
   _globals['_INPUTIMAGE'].fields_by_name['asset']._loaded_options = None
   _globals['_INPUTIMAGE'].fields_by_name['asset']._serialized_options = b'\342A\001\002'
   _globals['_INPUTIMAGE'].fields_by_name['role']._loaded_options = None
@@ -85,16 +96,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OUTPUT'].fields_by_name['quality']._serialized_options = b'\342A\001\001'
   _globals['_OUTPUT'].fields_by_name['omit_parameters']._loaded_options = None
   _globals['_OUTPUT'].fields_by_name['omit_parameters']._serialized_options = b'\342A\001\001'
-  _globals['_GENERATION']._serialized_start=126
-  _globals['_GENERATION']._serialized_end=923
-  _globals['_INPUTIMAGE']._serialized_start=926
-  _globals['_INPUTIMAGE']._serialized_end=1082
-  _globals['_INPUTIMAGE_ROLE']._serialized_start=1019
-  _globals['_INPUTIMAGE_ROLE']._serialized_end=1082
-  _globals['_LORA']._serialized_start=1084
-  _globals['_LORA']._serialized_end=1151
-  _globals['_OUTPUT']._serialized_start=1154
-  _globals['_OUTPUT']._serialized_end=1375
-  _globals['_OUTPUT_FORMAT']._serialized_start=1281
-  _globals['_OUTPUT_FORMAT']._serialized_end=1363
+  _globals['_GENERATION']._serialized_start=164
+  _globals['_GENERATION']._serialized_end=1403
+  _globals['_GENERATION_PROMPTSYNTAX']._serialized_start=1113
+  _globals['_GENERATION_PROMPTSYNTAX']._serialized_end=1208
+  _globals['_INPUTIMAGE']._serialized_start=1406
+  _globals['_INPUTIMAGE']._serialized_end=1562
+  _globals['_INPUTIMAGE_ROLE']._serialized_start=1499
+  _globals['_INPUTIMAGE_ROLE']._serialized_end=1562
+  _globals['_LORA']._serialized_start=1564
+  _globals['_LORA']._serialized_end=1631
+  _globals['_OUTPUT']._serialized_start=1634
+  _globals['_OUTPUT']._serialized_end=1855
+  _globals['_OUTPUT_FORMAT']._serialized_start=1761
+  _globals['_OUTPUT_FORMAT']._serialized_end=1843
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from pictor.catalog.v1 import model_pb2 as _model_pb2
+from pictor.inference.v1 import refinement_pb2 as _refinement_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -27,6 +28,35 @@ class Generation(_message.Message):
     """
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _PromptSyntax:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PromptSyntaxEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Generation._PromptSyntax.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PROMPT_SYNTAX_UNSPECIFIED: Generation._PromptSyntax.ValueType  # 0
+        """Means PLAIN."""
+        PROMPT_SYNTAX_PLAIN: Generation._PromptSyntax.ValueType  # 1
+        """Takes every character as it is."""
+        PROMPT_SYNTAX_WEBUI: Generation._PromptSyntax.ValueType  # 2
+        """Reads `(word:1.2)`, `[word]`, `[from:to:0.5]`, `[a|b]` and `BREAK` as AUTOMATIC1111 does. Where
+        the model's encoder has no such thing the words are kept and the signs dropped. Prompts may be
+        empty. An adapter that the device process does not have is passed over, and the receipt says so.
+        """
+
+    class PromptSyntax(_PromptSyntax, metaclass=_PromptSyntaxEnumTypeWrapper):
+        """Says how prompts are read."""
+
+    PROMPT_SYNTAX_UNSPECIFIED: Generation.PromptSyntax.ValueType  # 0
+    """Means PLAIN."""
+    PROMPT_SYNTAX_PLAIN: Generation.PromptSyntax.ValueType  # 1
+    """Takes every character as it is."""
+    PROMPT_SYNTAX_WEBUI: Generation.PromptSyntax.ValueType  # 2
+    """Reads `(word:1.2)`, `[word]`, `[from:to:0.5]`, `[a|b]` and `BREAK` as AUTOMATIC1111 does. Where
+    the model's encoder has no such thing the words are kept and the signs dropped. Prompts may be
+    empty. An adapter that the device process does not have is passed over, and the receipt says so.
+    """
 
     MODEL_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
@@ -47,6 +77,11 @@ class Generation(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     PREVIEW_COUNT_FIELD_NUMBER: _builtins.int
     SHAPE_FROM_IMAGE_FIELD_NUMBER: _builtins.int
+    PROMPT_SYNTAX_FIELD_NUMBER: _builtins.int
+    HIRES_FIELD_NUMBER: _builtins.int
+    TILES_FIELD_NUMBER: _builtins.int
+    MASK_TREATMENT_FIELD_NUMBER: _builtins.int
+    CLIP_SKIP_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Names the model: `models/{id}`, or an alias."""
     operation: _model_pb2.Operation.ValueType
@@ -90,6 +125,10 @@ class Generation(_message.Message):
     """Gives a picture that EDIT draws anew the shape of the first input image, at the area of the model's
     own size, where width and height are omitted. Omitted: it has the model's own size.
     """
+    prompt_syntax: Global___Generation.PromptSyntax.ValueType
+    """Says how prompt and negative_prompt are read."""
+    clip_skip: _builtins.int
+    """Stops the text encoder this many layers before its end: 1 to 12, where 1 is the end. Omitted: 1."""
     @_builtins.property
     def input_images(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputImage]:
         """Lists the images to start from, in the order in which the model sees them."""
@@ -104,6 +143,18 @@ class Generation(_message.Message):
     @_builtins.property
     def output(self) -> Global___Output:
         """Says in which form the images are wanted."""
+
+    @_builtins.property
+    def hires(self) -> _refinement_pb2.HiresPass:
+        """Draws each picture a second time, larger; only without input images. Omitted: one pass."""
+
+    @_builtins.property
+    def tiles(self) -> _refinement_pb2.TiledPass:
+        """Draws an enlarged init image tile by tile; only with an init image and no mask."""
+
+    @_builtins.property
+    def mask_treatment(self) -> _refinement_pb2.MaskTreatment:
+        """Says how the masked part is prepared; only with a mask."""
 
     def __init__(
         self,
@@ -127,17 +178,28 @@ class Generation(_message.Message):
         output: Global___Output | None = ...,
         preview_count: _builtins.int | None = ...,
         shape_from_image: _builtins.bool = ...,
+        prompt_syntax: Global___Generation.PromptSyntax.ValueType = ...,
+        hires: _refinement_pb2.HiresPass | None = ...,
+        tiles: _refinement_pb2.TiledPass | None = ...,
+        mask_treatment: _refinement_pb2.MaskTreatment | None = ...,
+        clip_skip: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_height_px", b"_height_px", "_image_count", b"_image_count", "_preview_count", b"_preview_count", "_sampler", b"_sampler", "_schedule", b"_schedule", "_seed", b"_seed", "_step_count", b"_step_count", "_strength", b"_strength", "_width_px", b"_width_px", "guidance_scale", b"guidance_scale", "height_px", b"height_px", "image_count", b"image_count", "output", b"output", "preview_count", b"preview_count", "sampler", b"sampler", "schedule", b"schedule", "seed", b"seed", "step_count", b"step_count", "strength", b"strength", "width_px", b"width_px"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clip_skip", b"_clip_skip", "_guidance_scale", b"_guidance_scale", "_height_px", b"_height_px", "_hires", b"_hires", "_image_count", b"_image_count", "_mask_treatment", b"_mask_treatment", "_preview_count", b"_preview_count", "_sampler", b"_sampler", "_schedule", b"_schedule", "_seed", b"_seed", "_step_count", b"_step_count", "_strength", b"_strength", "_tiles", b"_tiles", "_width_px", b"_width_px", "clip_skip", b"clip_skip", "guidance_scale", b"guidance_scale", "height_px", b"height_px", "hires", b"hires", "image_count", b"image_count", "mask_treatment", b"mask_treatment", "output", b"output", "preview_count", b"preview_count", "sampler", b"sampler", "schedule", b"schedule", "seed", b"seed", "step_count", b"step_count", "strength", b"strength", "tiles", b"tiles", "width_px", b"width_px"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_height_px", b"_height_px", "_image_count", b"_image_count", "_preview_count", b"_preview_count", "_sampler", b"_sampler", "_schedule", b"_schedule", "_seed", b"_seed", "_step_count", b"_step_count", "_strength", b"_strength", "_width_px", b"_width_px", "guidance_scale", b"guidance_scale", "height_px", b"height_px", "image_count", b"image_count", "input_images", b"input_images", "loras", b"loras", "mask", b"mask", "model", b"model", "negative_prompt", b"negative_prompt", "operation", b"operation", "output", b"output", "preview_count", b"preview_count", "prompt", b"prompt", "sampler", b"sampler", "schedule", b"schedule", "seed", b"seed", "shape_from_image", b"shape_from_image", "step_count", b"step_count", "strength", b"strength", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clip_skip", b"_clip_skip", "_guidance_scale", b"_guidance_scale", "_height_px", b"_height_px", "_hires", b"_hires", "_image_count", b"_image_count", "_mask_treatment", b"_mask_treatment", "_preview_count", b"_preview_count", "_sampler", b"_sampler", "_schedule", b"_schedule", "_seed", b"_seed", "_step_count", b"_step_count", "_strength", b"_strength", "_tiles", b"_tiles", "_width_px", b"_width_px", "clip_skip", b"clip_skip", "guidance_scale", b"guidance_scale", "height_px", b"height_px", "hires", b"hires", "image_count", b"image_count", "input_images", b"input_images", "loras", b"loras", "mask", b"mask", "mask_treatment", b"mask_treatment", "model", b"model", "negative_prompt", b"negative_prompt", "operation", b"operation", "output", b"output", "preview_count", b"preview_count", "prompt", b"prompt", "prompt_syntax", b"prompt_syntax", "sampler", b"sampler", "schedule", b"schedule", "seed", b"seed", "shape_from_image", b"shape_from_image", "step_count", b"step_count", "strength", b"strength", "tiles", b"tiles", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clip_skip: _TypeAlias = _typing.Literal["clip_skip"]  # noqa: Y015
+    _WhichOneofArgType__clip_skip: _TypeAlias = _typing.Literal["_clip_skip", b"_clip_skip"]  # noqa: Y015
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
     _WhichOneofReturnType__height_px: _TypeAlias = _typing.Literal["height_px"]  # noqa: Y015
     _WhichOneofArgType__height_px: _TypeAlias = _typing.Literal["_height_px", b"_height_px"]  # noqa: Y015
+    _WhichOneofReturnType__hires: _TypeAlias = _typing.Literal["hires"]  # noqa: Y015
+    _WhichOneofArgType__hires: _TypeAlias = _typing.Literal["_hires", b"_hires"]  # noqa: Y015
     _WhichOneofReturnType__image_count: _TypeAlias = _typing.Literal["image_count"]  # noqa: Y015
     _WhichOneofArgType__image_count: _TypeAlias = _typing.Literal["_image_count", b"_image_count"]  # noqa: Y015
+    _WhichOneofReturnType__mask_treatment: _TypeAlias = _typing.Literal["mask_treatment"]  # noqa: Y015
+    _WhichOneofArgType__mask_treatment: _TypeAlias = _typing.Literal["_mask_treatment", b"_mask_treatment"]  # noqa: Y015
     _WhichOneofReturnType__preview_count: _TypeAlias = _typing.Literal["preview_count"]  # noqa: Y015
     _WhichOneofArgType__preview_count: _TypeAlias = _typing.Literal["_preview_count", b"_preview_count"]  # noqa: Y015
     _WhichOneofReturnType__sampler: _TypeAlias = _typing.Literal["sampler"]  # noqa: Y015
@@ -150,14 +212,22 @@ class Generation(_message.Message):
     _WhichOneofArgType__step_count: _TypeAlias = _typing.Literal["_step_count", b"_step_count"]  # noqa: Y015
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
     _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    _WhichOneofReturnType__tiles: _TypeAlias = _typing.Literal["tiles"]  # noqa: Y015
+    _WhichOneofArgType__tiles: _TypeAlias = _typing.Literal["_tiles", b"_tiles"]  # noqa: Y015
     _WhichOneofReturnType__width_px: _TypeAlias = _typing.Literal["width_px"]  # noqa: Y015
     _WhichOneofArgType__width_px: _TypeAlias = _typing.Literal["_width_px", b"_width_px"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_skip) -> _WhichOneofReturnType__clip_skip | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__height_px) -> _WhichOneofReturnType__height_px | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hires) -> _WhichOneofReturnType__hires | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image_count) -> _WhichOneofReturnType__image_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask_treatment) -> _WhichOneofReturnType__mask_treatment | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preview_count) -> _WhichOneofReturnType__preview_count | None: ...
     @_typing.overload
@@ -170,6 +240,8 @@ class Generation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__step_count) -> _WhichOneofReturnType__step_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tiles) -> _WhichOneofReturnType__tiles | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__width_px) -> _WhichOneofReturnType__width_px | None: ...
 

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from pictor.inference.v1 import generation_pb2 as _generation_pb2
 from pictor.inference.v1 import job_pb2 as _job_pb2
 from pictor.inference.v1 import progress_pb2 as _progress_pb2
+from pictor.inference.v1 import sampler_pb2 as _sampler_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -87,6 +88,32 @@ class GetJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    INCLUDE_PREVIEW_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Names it: `jobs/{job}`."""
+    include_preview: _builtins.bool
+    """Sends the newest preview too."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        include_preview: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_preview", b"include_preview", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobRequest: _TypeAlias = GetJobRequest  # noqa: Y015
+
+@_typing.final
+class FinishJobRequest(_message.Message):
+    """Asks that a job end with what there is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Names it: `jobs/{job}`."""
     def __init__(
@@ -100,7 +127,54 @@ class GetJobRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetJobRequest: _TypeAlias = GetJobRequest  # noqa: Y015
+Global___FinishJobRequest: _TypeAlias = FinishJobRequest  # noqa: Y015
+
+@_typing.final
+class ListSamplersRequest(_message.Message):
+    """Asks for the samplers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSamplersRequest: _TypeAlias = ListSamplersRequest  # noqa: Y015
+
+@_typing.final
+class ListSamplersResponse(_message.Message):
+    """Answers ListSamplers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLERS_FIELD_NUMBER: _builtins.int
+    SCHEDULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def samplers(self) -> _containers.RepeatedCompositeFieldContainer[_sampler_pb2.Sampler]:
+        """Lists the samplers."""
+
+    @_builtins.property
+    def schedules(self) -> _containers.RepeatedCompositeFieldContainer[_sampler_pb2.Schedule]:
+        """Lists the schedules."""
+
+    def __init__(
+        self,
+        *,
+        samplers: _abc.Iterable[_sampler_pb2.Sampler] | None = ...,
+        schedules: _abc.Iterable[_sampler_pb2.Schedule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["samplers", b"samplers", "schedules", b"schedules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSamplersResponse: _TypeAlias = ListSamplersResponse  # noqa: Y015
 
 @_typing.final
 class ListJobsRequest(_message.Message):

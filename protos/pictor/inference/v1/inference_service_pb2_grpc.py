@@ -56,10 +56,20 @@ class InferenceServiceStub:
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.FinishJob = channel.unary_unary(
+                '/pictor.inference.v1.InferenceService/FinishJob',
+                request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.SerializeToString,
+                response_deserializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
         self.RetryJob = channel.unary_unary(
                 '/pictor.inference.v1.InferenceService/RetryJob',
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.RetryJobRequest.SerializeToString,
                 response_deserializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.ListSamplers = channel.unary_unary(
+                '/pictor.inference.v1.InferenceService/ListSamplers',
+                request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersRequest.SerializeToString,
+                response_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersResponse.FromString,
                 _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/pictor.inference.v1.InferenceService/WatchJob',
@@ -110,11 +120,28 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FinishJob(self, request, context):
+        """Ends a running job early with what there is: no further step is taken, and the unfinished pictures
+        become its result. A queued job is canceled. Answers with the job as it is then, which may still be
+        decoding. Idempotent; changes nothing about a job that has ended.
+        Errors: NOT_FOUND with JOB_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RetryJob(self, request, context):
         """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
         model must be served, and the input assets must be there. Not idempotent.
         Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
         JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSamplers(self, request, context):
+        """Lists the samplers and schedules that a request may name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,10 +179,20 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.CancelJobRequest.FromString,
                     response_serializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.SerializeToString,
             ),
+            'FinishJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishJob,
+                    request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.FromString,
+                    response_serializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
             'RetryJob': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryJob,
                     request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.RetryJobRequest.FromString,
                     response_serializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'ListSamplers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSamplers,
+                    request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersRequest.FromString,
+                    response_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -283,6 +320,33 @@ class InferenceService:
             _registered_method=True)
 
     @staticmethod
+    def FinishJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.inference.v1.InferenceService/FinishJob',
+            pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.SerializeToString,
+            pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RetryJob(request,
             target,
             options=(),
@@ -299,6 +363,33 @@ class InferenceService:
             '/pictor.inference.v1.InferenceService/RetryJob',
             pictor_dot_inference_dot_v1_dot_inference__service__pb2.RetryJobRequest.SerializeToString,
             pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSamplers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.inference.v1.InferenceService/ListSamplers',
+            pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersRequest.SerializeToString,
+            pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersResponse.FromString,
             options,
             channel_credentials,
             insecure,

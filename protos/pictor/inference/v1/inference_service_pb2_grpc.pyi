@@ -55,12 +55,20 @@ class InferenceServiceStub:
     Errors: NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with JOB_STATE_CONFLICT when the job
     has succeeded or failed.
     """
+    FinishJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.FinishJobRequest, _job_pb2.Job]
+    """Ends a running job early with what there is: no further step is taken, and the unfinished pictures
+    become its result. A queued job is canceled. Answers with the job as it is then, which may still be
+    decoding. Idempotent; changes nothing about a job that has ended.
+    Errors: NOT_FOUND with JOB_NOT_FOUND.
+    """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.RetryJobRequest, _job_pb2.Job]
     """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
     model must be served, and the input assets must be there. Not idempotent.
     Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
     JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
     """
+    ListSamplers: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListSamplersRequest, _inference_service_pb2.ListSamplersResponse]
+    """Lists the samplers and schedules that a request may name."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]
     """Sends the job as it is, at once; then each change of state and, at most four times a second, the
     progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -93,12 +101,20 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Errors: NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with JOB_STATE_CONFLICT when the job
     has succeeded or failed.
     """
+    FinishJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.FinishJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Ends a running job early with what there is: no further step is taken, and the unfinished pictures
+    become its result. A queued job is canceled. Answers with the job as it is then, which may still be
+    decoding. Idempotent; changes nothing about a job that has ended.
+    Errors: NOT_FOUND with JOB_NOT_FOUND.
+    """
     RetryJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RetryJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
     model must be served, and the input assets must be there. Not idempotent.
     Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
     JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
     """
+    ListSamplers: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListSamplersRequest, _inference_service_pb2.ListSamplersResponse]  # type: ignore[assignment]
+    """Lists the samplers and schedules that a request may name."""
     WatchJob: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Sends the job as it is, at once; then each change of state and, at most four times a second, the
     progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -154,6 +170,18 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def FinishJob(
+        self,
+        request: _inference_service_pb2.FinishJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Ends a running job early with what there is: no further step is taken, and the unfinished pictures
+        become its result. A queued job is canceled. Answers with the job as it is then, which may still be
+        decoding. Idempotent; changes nothing about a job that has ended.
+        Errors: NOT_FOUND with JOB_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
     def RetryJob(
         self,
         request: _inference_service_pb2.RetryJobRequest,
@@ -164,6 +192,14 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: as CreateJob has them; NOT_FOUND with JOB_NOT_FOUND; FAILED_PRECONDITION with
         JOB_STATE_CONFLICT when the job is not terminal, or has succeeded.
         """
+
+    @_abc_1.abstractmethod
+    def ListSamplers(
+        self,
+        request: _inference_service_pb2.ListSamplersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.ListSamplersResponse, _abc.Awaitable[_inference_service_pb2.ListSamplersResponse]]:
+        """Lists the samplers and schedules that a request may name."""
 
     @_abc_1.abstractmethod
     def WatchJob(

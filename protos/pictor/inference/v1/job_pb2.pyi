@@ -87,6 +87,7 @@ class Job(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     RETRY_OF_FIELD_NUMBER: _builtins.int
+    PREVIEW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Identifies the job: `jobs/{job}`. The id is opaque to clients (a UUID, version 4)."""
     account: _builtins.str
@@ -139,6 +140,10 @@ class Job(_message.Message):
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """Is set when the job is terminal."""
 
+    @_builtins.property
+    def preview(self) -> _progress_pb2.Preview:
+        """Is the newest preview, while the job runs; only where GetJobRequest.include_preview asked for it."""
+
     def __init__(
         self,
         *,
@@ -160,13 +165,19 @@ class Job(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         priority: _builtins.int = ...,
         retry_of: _builtins.str = ...,
+        preview: _progress_pb2.Preview | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "generation", b"generation", "outcome", b"outcome", "progress", b"progress", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "generation", b"generation", "outcome", b"outcome", "preview", b"preview", "progress", b"progress", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attempt_count", b"attempt_count", "create_time", b"create_time", "dialect", b"dialect", "error", b"error", "finish_time", b"finish_time", "generation", b"generation", "name", b"name", "outcome", b"outcome", "priority", b"priority", "progress", b"progress", "receipt", b"receipt", "request_id", b"request_id", "result", b"result", "retry_of", b"retry_of", "revision", b"revision", "served_by", b"served_by", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "account", b"account", "attempt_count", b"attempt_count", "create_time", b"create_time", "dialect", b"dialect", "error", b"error", "finish_time", b"finish_time", "generation", b"generation", "name", b"name", "outcome", b"outcome", "preview", b"preview", "priority", b"priority", "progress", b"progress", "receipt", b"receipt", "request_id", b"request_id", "result", b"result", "retry_of", b"retry_of", "revision", b"revision", "served_by", b"served_by", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__preview: _TypeAlias = _typing.Literal["preview"]  # noqa: Y015
+    _WhichOneofArgType__preview: _TypeAlias = _typing.Literal["_preview", b"_preview"]  # noqa: Y015
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preview) -> _WhichOneofReturnType__preview | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from pictor.storage.v1 import asset_pb2 as _asset_pb2
+from pictor.storage.v1 import resampling_pb2 as _resampling_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -256,3 +257,95 @@ class FetchImageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchImageResponse: _TypeAlias = FetchImageResponse  # noqa: Y015
+
+@_typing.final
+class ResizeImageRequest(_message.Message):
+    """Is one message of an image to be resized."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESIZE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Holds the next bytes: at most 1 MiB."""
+    @_builtins.property
+    def resize(self) -> Global___Resize:
+        """Says which size is wanted."""
+
+    def __init__(
+        self,
+        *,
+        resize: Global___Resize | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "resize", b"resize"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "resize", b"resize"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["resize", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___ResizeImageRequest: _TypeAlias = ResizeImageRequest  # noqa: Y015
+
+@_typing.final
+class Resize(_message.Message):
+    """Says which size is wanted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTOR_FIELD_NUMBER: _builtins.int
+    WIDTH_PX_FIELD_NUMBER: _builtins.int
+    HEIGHT_PX_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
+    RESAMPLING_FIELD_NUMBER: _builtins.int
+    factor: _builtins.float
+    """Multiplies both sides: above 0 to 64. Omitted: width_px and height_px say."""
+    width_px: _builtins.int
+    """Is in pixels, at least 1; required where factor is omitted."""
+    height_px: _builtins.int
+    """Is in pixels, at least 1; required where factor is omitted."""
+    crop: _builtins.bool
+    """Covers width_px and height_px and cuts off what is over. By default the image fits inside."""
+    resampling: _resampling_pb2.Resampling.ValueType
+    """Says how pixels are computed."""
+    def __init__(
+        self,
+        *,
+        factor: _builtins.float | None = ...,
+        width_px: _builtins.int = ...,
+        height_px: _builtins.int = ...,
+        crop: _builtins.bool = ...,
+        resampling: _resampling_pb2.Resampling.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_factor", b"_factor", "factor", b"factor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_factor", b"_factor", "crop", b"crop", "factor", b"factor", "height_px", b"height_px", "resampling", b"resampling", "width_px", b"width_px"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__factor: _TypeAlias = _typing.Literal["factor"]  # noqa: Y015
+    _WhichOneofArgType__factor: _TypeAlias = _typing.Literal["_factor", b"_factor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__factor) -> _WhichOneofReturnType__factor | None: ...
+
+Global___Resize: _TypeAlias = Resize  # noqa: Y015
+
+@_typing.final
+class ResizeImageResponse(_message.Message):
+    """Is one message of a resized image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Holds the next bytes of the PNG file: at most 256 KiB."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResizeImageResponse: _TypeAlias = ResizeImageResponse  # noqa: Y015

@@ -52,6 +52,11 @@ class StorageServiceStub:
                 request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ReadAssetRequest.SerializeToString,
                 response_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ReadAssetResponse.FromString,
                 _registered_method=True)
+        self.ResizeImage = channel.stream_stream(
+                '/pictor.storage.v1.StorageService/ResizeImage',
+                request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageRequest.SerializeToString,
+                response_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageResponse.FromString,
+                _registered_method=True)
         self.ListAssets = channel.unary_unary(
                 '/pictor.storage.v1.StorageService/ListAssets',
                 request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ListAssetsRequest.SerializeToString,
@@ -95,6 +100,15 @@ class StorageServiceServicer:
         """Sends the bytes of an asset: the first message holds the metadata, all others chunks of at most
         256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND; INVALID_ARGUMENT with
         FIELD_OUT_OF_RANGE when offset_bytes lies behind the end; INTERNAL with STORAGE_FAILED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResizeImage(self, request_iterator, context):
+        """Sends an image back in another size, as PNG, and stores nothing: first the sizes, then the bytes.
+        Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
+        more pixels than an image may have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,6 +158,11 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.ReadAsset,
                     request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ReadAssetRequest.FromString,
                     response_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ReadAssetResponse.SerializeToString,
+            ),
+            'ResizeImage': grpc.stream_stream_rpc_method_handler(
+                    servicer.ResizeImage,
+                    request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageRequest.FromString,
+                    response_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageResponse.SerializeToString,
             ),
             'ListAssets': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAssets,
@@ -243,6 +262,33 @@ class StorageService:
             '/pictor.storage.v1.StorageService/ReadAsset',
             pictor_dot_storage_dot_v1_dot_storage__service__pb2.ReadAssetRequest.SerializeToString,
             pictor_dot_storage_dot_v1_dot_storage__service__pb2.ReadAssetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResizeImage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pictor.storage.v1.StorageService/ResizeImage',
+            pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageRequest.SerializeToString,
+            pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,11 @@ class StorageServiceStub:
     256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND; INVALID_ARGUMENT with
     FIELD_OUT_OF_RANGE when offset_bytes lies behind the end; INTERNAL with STORAGE_FAILED.
     """
+    ResizeImage: _grpc.StreamStreamMultiCallable[_storage_service_pb2.ResizeImageRequest, _storage_service_pb2.ResizeImageResponse]
+    """Sends an image back in another size, as PNG, and stores nothing: first the sizes, then the bytes.
+    Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
+    more pixels than an image may have.
+    """
     ListAssets: _grpc.UnaryUnaryMultiCallable[_storage_service_pb2.ListAssetsRequest, _storage_service_pb2.ListAssetsResponse]
     """Lists the account's assets, newest first.
     Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
@@ -82,6 +87,11 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """Sends the bytes of an asset: the first message holds the metadata, all others chunks of at most
     256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND; INVALID_ARGUMENT with
     FIELD_OUT_OF_RANGE when offset_bytes lies behind the end; INTERNAL with STORAGE_FAILED.
+    """
+    ResizeImage: _aio.StreamStreamMultiCallable[_storage_service_pb2.ResizeImageRequest, _storage_service_pb2.ResizeImageResponse]  # type: ignore[assignment]
+    """Sends an image back in another size, as PNG, and stores nothing: first the sizes, then the bytes.
+    Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
+    more pixels than an image may have.
     """
     ListAssets: _aio.UnaryUnaryMultiCallable[_storage_service_pb2.ListAssetsRequest, _storage_service_pb2.ListAssetsResponse]  # type: ignore[assignment]
     """Lists the account's assets, newest first.
@@ -131,6 +141,17 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends the bytes of an asset: the first message holds the metadata, all others chunks of at most
         256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND; INVALID_ARGUMENT with
         FIELD_OUT_OF_RANGE when offset_bytes lies behind the end; INTERNAL with STORAGE_FAILED.
+        """
+
+    @_abc_1.abstractmethod
+    def ResizeImage(
+        self,
+        request_iterator: _MaybeAsyncIterator[_storage_service_pb2.ResizeImageRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_storage_service_pb2.ResizeImageResponse], _abc.AsyncIterator[_storage_service_pb2.ResizeImageResponse]]:
+        """Sends an image back in another size, as PNG, and stores nothing: first the sizes, then the bytes.
+        Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
+        more pixels than an image may have.
         """
 
     @_abc_1.abstractmethod

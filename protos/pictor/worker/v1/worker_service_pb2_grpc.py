@@ -47,6 +47,11 @@ class WorkerServiceStub:
                 request_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.GetDeviceRequest.SerializeToString,
                 response_deserializer=pictor_dot_worker_dot_v1_dot_worker__pb2.Device.FromString,
                 _registered_method=True)
+        self.Finish = channel.unary_unary(
+                '/pictor.worker.v1.WorkerService/Finish',
+                request_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.FinishRequest.SerializeToString,
+                response_deserializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.FinishResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -72,6 +77,14 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Finish(self, request, context):
+        """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
+        Does nothing where the job does not run here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -84,6 +97,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.GetDevice,
                     request_deserializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.GetDeviceRequest.FromString,
                     response_serializer=pictor_dot_worker_dot_v1_dot_worker__pb2.Device.SerializeToString,
+            ),
+            'Finish': grpc.unary_unary_rpc_method_handler(
+                    servicer.Finish,
+                    request_deserializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.FinishRequest.FromString,
+                    response_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.FinishResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -142,6 +160,33 @@ class WorkerService:
             '/pictor.worker.v1.WorkerService/GetDevice',
             pictor_dot_worker_dot_v1_dot_worker__service__pb2.GetDeviceRequest.SerializeToString,
             pictor_dot_worker_dot_v1_dot_worker__pb2.Device.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Finish(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.worker.v1.WorkerService/Finish',
+            pictor_dot_worker_dot_v1_dot_worker__service__pb2.FinishRequest.SerializeToString,
+            pictor_dot_worker_dot_v1_dot_worker__service__pb2.FinishResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class WorkerServiceStub:
     """Tells what the process holds at this moment, so that a job can go where its model is. Cheap, and
     answered while the device draws.
     """
+    Finish: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.FinishRequest, _worker_service_pb2.FinishResponse]
+    """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
+    Does nothing where the job does not run here.
+    """
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -63,6 +67,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     GetDevice: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetDeviceRequest, _worker_pb2.Device]  # type: ignore[assignment]
     """Tells what the process holds at this moment, so that a job can go where its model is. Cheap, and
     answered while the device draws.
+    """
+    Finish: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.FinishRequest, _worker_service_pb2.FinishResponse]  # type: ignore[assignment]
+    """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
+    Does nothing where the job does not run here.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -90,6 +98,16 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_worker_pb2.Device, _abc.Awaitable[_worker_pb2.Device]]:
         """Tells what the process holds at this moment, so that a job can go where its model is. Cheap, and
         answered while the device draws.
+        """
+
+    @_abc_1.abstractmethod
+    def Finish(
+        self,
+        request: _worker_service_pb2.FinishRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.FinishResponse, _abc.Awaitable[_worker_service_pb2.FinishResponse]]:
+        """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
+        Does nothing where the job does not run here.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -83,6 +83,8 @@ class Family:
             class that the checkpoint names.
         embeddings: The text encoders that textual inversion extends, each with its key in a file
             of several; empty for a file of one. Families without it lack them.
+        reads_attention: The prompts' syntax of AUTOMATIC1111 is applied: the pipelines have CLIP's
+            encoders, and take embeddings of any length. Other families are given the words alone.
         spatial: Makes what the pipeline's decoder takes, of shape (n, channels, height, width),
             from the pipeline, the latents that its callback gives and the canvas's size; without
             making the host wait for the device. None: the family has no previews.
@@ -102,5 +104,6 @@ class Family:
     max_references: Mapping[Operation.ValueType, int] = field(default_factory=dict)
     readers: Mapping[str, Callable[[pathlib.Path], Any]] = field(default_factory=dict)
     embeddings: Mapping[str, str] = field(default_factory=dict)
+    reads_attention: bool = False
     spatial: Callable[[Any, Any, Size], Any] | None = None
     tiny_decoder: str = ""

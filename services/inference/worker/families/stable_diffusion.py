@@ -20,6 +20,9 @@ def arguments(canvas: Canvas) -> dict[str, Any]:
         call["num_inference_steps"] = generation.step_count
     if generation.HasField("guidance_scale"):
         call["guidance_scale"] = generation.guidance_scale
+    if generation.clip_skip > 1:
+        # diffusers counts the layers that are left out.
+        call["clip_skip"] = generation.clip_skip - 1
     if canvas.operation != model_pb2.OPERATION_IMAGE_TO_IMAGE:
         call |= {"width": canvas.width_px, "height": canvas.height_px}
     if canvas.image:
@@ -41,11 +44,14 @@ FAMILY = Family(
     size_multiple_px=8,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "sampler", "schedule"}),
+    uses=frozenset(
+        {"negative_prompt", "guidance_scale", "loras", "sampler", "schedule", "clip_skip"}
+    ),
     dtype="float16",
     left_out=("safety_checker", "feature_extractor", "image_encoder"),
     options={"requires_safety_checker": False},
     embeddings={"text_encoder": ""},
+    reads_attention=True,
     spatial=plain,
     tiny_decoder="taesd",
 )

@@ -15,12 +15,15 @@ FAMILY = Family(
     size_multiple_px=8,
     arguments=arguments,
     denoiser=DENOISER,
-    uses=frozenset({"negative_prompt", "guidance_scale", "loras", "sampler", "schedule"}),
+    uses=frozenset(
+        {"negative_prompt", "guidance_scale", "loras", "sampler", "schedule", "clip_skip"}
+    ),
     # In float16 the decoder overflows; diffusers then computes it in float32, slowly.
     dtype="bfloat16",
     left_out=("feature_extractor", "image_encoder"),
     options={"add_watermarker": False},
     embeddings={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
+    reads_attention=True,
     spatial=plain,
     tiny_decoder="taesdxl",
 )

@@ -109,6 +109,6 @@ def test_infotext_is_read_by_others():
     assert text == (
         "a cat,\non a mat <lora:ink:0.8>\n"
         "Negative prompt: dogs\n"
-        "Steps: 20, Sampler: DPM++ 2M, Schedule type: karras, CFG scale: 7, Seed: 5,"
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 5,"
         ' Size: 64x48, Model: "a/b:c", Denoising strength: 0.75, Version: Pictor'
     )

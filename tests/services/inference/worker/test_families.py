@@ -76,7 +76,7 @@ def test_the_catalog_asks_of_a_family_what_it_can_do(model):
 
     assert set(model.operations) <= set(family.pipelines)
     assert model.limits.size_multiple_px % family.size_multiple_px == 0
-    assert set(OPTIONAL) - {"loras"} - family.uses <= ignored
+    assert set(OPTIONAL) - {"loras", "clip_skip"} - family.uses <= ignored
     if model_pb2.OPERATION_EDIT in model.operations:
         assert model.limits.max_input_images <= references
 
