@@ -24,6 +24,7 @@ from pictor.accounts.v1 import accounts_service_pb2, accounts_service_pb2_grpc, 
 from services.__main__ import Suite, running, until_ready
 from services.rpc.channels import open_channel
 from services.rpc.process import ProcessSettings
+from tests.postgres import NotInstalledError, Postgres, fresh_database, running_postgres
 
 START_SECONDS = 120
 PORTS = {
@@ -150,3 +151,21 @@ def run(*command: str, **environ: str) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL cluster; each test makes databases of its own in it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(running_postgres())
+        except NotInstalledError:
+            pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
+    """The URL of an empty database, of each kind that is supported."""
+    cluster = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    return await fresh_database(request.param, tmp_path, cluster)

@@ -15,7 +15,13 @@ PACKAGES = ("services", "gateway", "cli")
 FILES = sorted(
     path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.is_file()
 )
-SHARED = ("services.rpc", "services.database", "services.paging", "services.timestamps")
+SHARED = (
+    "services.rpc",
+    "services.database",
+    "services.migrations",
+    "services.paging",
+    "services.timestamps",
+)
 SERVICES = ("accounts", "catalog", "inference", "storage")
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}
 
@@ -25,7 +31,14 @@ FENCES = {
     "diffusers": ("services/inference/worker/",),
     "transformers": ("services/inference/worker/",),
     "boto3": ("services/storage/backends/s3.py",),
-    "sqlalchemy": ("services/database.py", *(f"services/{name}/store.py" for name in SERVICES)),
+    "sqlalchemy": (
+        "services/database.py",
+        "services/migrations.py",
+        *(f"services/{name}/store.py" for name in SERVICES),
+        *(f"services/{name}/migrations/" for name in SERVICES),
+    ),
+    "asyncpg": ("services/database.py",),
+    "alembic": ("services/migrations.py", *(f"services/{name}/migrations/" for name in SERVICES)),
     "httpx": ("services/storage/remote.py",),
     "starlette": ("gateway/",),
     "uvicorn": ("gateway/",),

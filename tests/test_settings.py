@@ -65,7 +65,7 @@ def test_a_bad_value_names_variable_value_and_rule(variable, value, rule):
 @pytest.mark.parametrize(
     ("part", "variable", "value", "says"),
     [
-        ("accounts", "PICTOR_ACCOUNTS_DATABASE_URL", "foo", "none of SQLAlchemy's"),
+        ("accounts", "PICTOR_ACCOUNTS_DATABASE_URL", "foo", "none that works here"),
         ("accounts", "PICTOR_ACCOUNTS_DATABASE_URL", "sqlite+aiosqlite:////no/x.db", "cannot open"),
         ("catalog", "PICTOR_STAND_IN", "nobody", "PICTOR_STAND_IN='nobody'"),
         ("inference", "PICTOR_DEVICE", "cuda9", "must be auto, cpu, mps, cuda or cuda:N"),

@@ -20,17 +20,16 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.accounts.account import Account
 from services.accounts.api_key import ApiKey
-from services.database import open_database
+from services.database import Database, open_database
 from services.paging import Position
 
-_tables = MetaData()
+TABLES = MetaData()
 _accounts = Table(
     "accounts",
-    _tables,
+    TABLES,
     Column("id", String(32), primary_key=True),
     Column("display_name", String(63), nullable=False),
     Column("create_time", BigInteger, nullable=False),
@@ -38,7 +37,7 @@ _accounts = Table(
 )
 _api_keys = Table(
     "api_keys",
-    _tables,
+    TABLES,
     Column("id", String(32), primary_key=True),
     Column("account_id", String(32), ForeignKey("accounts.id"), nullable=False),
     Column("prefix", String(12), nullable=False, unique=True),
@@ -54,7 +53,7 @@ _api_keys = Table(
 
 _preferences = Table(
     "preferences",
-    _tables,
+    TABLES,
     Column("owner", String(100), primary_key=True),
     Column("dialect", String(40), primary_key=True),
     Column("choices", Text, nullable=False),
@@ -64,52 +63,52 @@ _preferences = Table(
 class Store:
     """Reads and writes accounts and keys; each method is one transaction."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self._engine.dispose()
+        await self._database.close()
 
     async def add_account(self, account: Account) -> None:
         """Keep a new account."""
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             await connection.execute(insert(_accounts).values(_account_values(account)))
 
     async def add_first(self, account: Account, key: ApiKey) -> None:
         """Keep the first account together with its key."""
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             await connection.execute(insert(_accounts).values(_account_values(account)))
             await connection.execute(insert(_api_keys).values(_key_values(key)))
 
     async def account(self, account_id: str) -> Account | None:
         """Read one account."""
         query = select(_accounts).where(_accounts.c.id == account_id)
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             row = (await connection.execute(query)).one_or_none()
         return _account(row) if row else None
 
     async def has_accounts(self) -> bool:
         """Tell whether there is any account."""
         query = select(func.count()).select_from(select(_accounts.c.id).limit(1).subquery())
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             return bool(await connection.scalar(query))
 
     async def accounts(self, limit: int, after: Position | None) -> list[Account]:
         """Read accounts, oldest first, behind *after*."""
         query = _page(select(_accounts), _accounts, limit, after)
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             return [_account(row) for row in await connection.execute(query)]
 
     async def add_key(self, key: ApiKey) -> None:
         """Keep a new key."""
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             await connection.execute(insert(_api_keys).values(_key_values(key)))
 
     async def key_by_prefix(self, prefix: str) -> ApiKey | None:
         """Read the key with this prefix."""
         query = select(_api_keys).where(_api_keys.c.prefix == prefix)
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             row = (await connection.execute(query)).one_or_none()
         return _key(row) if row else None
 
@@ -120,13 +119,13 @@ class Store:
         query = _page(select(_api_keys), _api_keys, limit, after)
         if account_id is not None:
             query = query.where(_api_keys.c.account_id == account_id)
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             return [_key(row) for row in await connection.execute(query)]
 
     async def revoke(self, account_id: str, key_id: str, moment: int) -> ApiKey | None:
         """Revoke a key, unless it is revoked already, and return it; None if there is none."""
         this = (_api_keys.c.id == key_id) & (_api_keys.c.account_id == account_id)
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             await connection.execute(
                 update(_api_keys)
                 .where(this, _api_keys.c.revoke_time.is_(None))
@@ -138,7 +137,7 @@ class Store:
     async def preferences(self, owner: str, dialect: str) -> str:
         """Read what an owner has chosen; empty where nothing was."""
         query = select(_preferences.c.choices).where(_of(owner, dialect))
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             return await connection.scalar(query) or ""
 
     async def change_preferences(
@@ -146,7 +145,7 @@ class Store:
     ) -> str:
         """Replace what an owner has chosen by what *change* makes of it, and return that."""
         this = _of(owner, dialect)
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             # Writing first takes the lock: of two changes at once, the second sees the first.
             changed = await connection.execute(
                 update(_preferences).where(this).values(choices=_preferences.c.choices)
@@ -161,8 +160,8 @@ class Store:
 
 
 async def open_store(url: str) -> Store:
-    """Open the database at a SQLAlchemy URL, and make its tables where they are missing."""
-    return Store(await open_database(url, _tables))
+    """Open the database at a SQLAlchemy URL, and bring its tables up to date."""
+    return Store(await open_database(url, "accounts"))
 
 
 def _of(owner: str, dialect: str) -> ColumnElement[bool]:

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 
 from sqlalchemy import Boolean, Column, Integer, MetaData, String, Table, delete, insert, select
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.catalog.targets import Target
-from services.database import open_database
+from services.database import Database, open_database
 
-_tables = MetaData()
+TABLES = MetaData()
 _targets = Table(
     "serving_targets",
-    _tables,
+    TABLES,
     Column("model", String(500), primary_key=True),
     Column("desired_replicas", Integer),
     Column("pinned", Boolean, nullable=False),
@@ -23,30 +22,30 @@ class TargetStore:
     Reads and writes targets; each method is one transaction.
 
     Args:
-        engine: An open database with this module's table.
+        database: Open, with this module's table.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     async def open(cls, url: str) -> "TargetStore":
         """Open the database at a SQLAlchemy URL."""
-        return cls(await open_database(url, _tables))
+        return cls(await open_database(url, "catalog"))
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self._engine.dispose()
+        await self._database.close()
 
     async def all(self) -> Mapping[str, Target]:
         """Read the targets of all models of which there is one, by the models' names."""
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             rows = await connection.execute(select(_targets))
         return {row.model: Target(row.desired_replicas, row.pinned) for row in rows}
 
     async def put(self, model: str, target: Target) -> None:
         """Replace a model's target."""
         values = {"desired_replicas": target.desired_replicas, "pinned": target.pinned}
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             await connection.execute(delete(_targets).where(_targets.c.model == model))
             await connection.execute(insert(_targets).values(model=model, **values))

@@ -12,6 +12,8 @@ from services.inference.dispatcher import Dispatcher
 from services.inference.executor import Executor, open_executor
 from services.inference.hub import Hub
 from services.inference.jobs import Jobs
+from services.inference.leases import Leases
+from services.inference.news import News
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import Settings
 from services.inference.store import JobStore
@@ -59,15 +61,20 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         ]
         catalog_stub = catalog_service_pb2_grpc.CatalogServiceStub(catalog)
         hub = Hub()
+        news = News(store, hub)
         jobs = Jobs(store, hub)
         dispatcher = Dispatcher(
             jobs,
             store,
             hub,
+            news,
             executor,
-            catalog_stub,
+            catalog=catalog_stub,
             max_attempts=settings.max_attempts,
             time_limit_seconds=settings.time_limit_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            leases=Leases(settings.lease_seconds),
+            drain_seconds=settings.drain_seconds,
         )
         await stack.enter_async_context(dispatcher.running())
         servicer = InferenceServicer(

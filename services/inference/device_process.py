@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 
 import grpc
 import structlog
@@ -29,6 +29,8 @@ LONGEST_PAUSE_SECONDS = 10.0
 HEALTHY_SECONDS = 30.0
 # One that imports torch at the moment answers late; the job need not wait for it.
 ASK_SECONDS = 0.5
+# Not longer, or one that hangs would keep the leases of the others from being renewed.
+RENEW_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -112,15 +114,30 @@ class DeviceProcess:
 
         Does nothing where the job is not its own; with a process that ends, its attempts end too.
         """
+        await self._tell(lambda stub: stub.Finish(worker_service_pb2.FinishRequest(job=job)))
+
+    async def renew(self, seconds: float) -> None:
+        """Let the process's attempts go on for so long from now."""
+        request = worker_service_pb2.RenewRequest()
+        request.lease.FromMicroseconds(round(seconds * 1e6))
+        await self._tell(lambda stub: stub.Renew(request, timeout=RENEW_SECONDS))
+
+    async def _tell(
+        self, tell: "Callable[[worker_service_pb2_grpc.WorkerServiceAsyncStub], Awaitable[object]]"
+    ) -> None:
         if not self._channel:
             return
-        stub = worker_service_pb2_grpc.WorkerServiceStub(self._channel)
         before = caller()
         become(SUITE)
         try:
-            await stub.Finish(worker_service_pb2.FinishRequest(job=job))
+            await tell(worker_service_pb2_grpc.WorkerServiceStub(self._channel))
         except (Unavailable, DeadlineExceeded) as error:
             log.warning("device.not_told", device=self.device, error=error.message)
+        except asyncio.CancelledError:
+            # As in run.
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
         finally:
             become(before)
 

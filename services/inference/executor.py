@@ -39,6 +39,14 @@ class Executor(Protocol):
     async def ready(self) -> None:
         """Wait until an assignment would start at once, were a slot free."""
 
+    async def renew(self, seconds: float) -> None:
+        """
+        Let the attempts go on for so long from now, and no longer unless it is called again.
+
+        Who gave them may be gone then, and others may have begun them anew. Before the first call
+        they go on.
+        """
+
     def run(self, assignment: worker_pb2.Assignment) -> AsyncIterator[worker_pb2.Report]:
         """
         Draw, and report; the last report holds the result or the error.

@@ -81,6 +81,12 @@ class Hub:
         """Return the newest preview of a job that runs here."""
         return self._previews.get(name)
 
+    def keep(self, names: Collection[str]) -> None:
+        """Forget the progress of all jobs but these, which run."""
+        for name in self._progress.keys() - set(names):
+            self._progress.pop(name)
+            self._previews.pop(name, None)
+
     def publish_state(self, name: str) -> None:
         """Tell that a job's state has changed; the progress up to then is history."""
         self._progress.pop(name, None)

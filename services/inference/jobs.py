@@ -22,7 +22,8 @@ from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
 from pictor.worker.v1 import worker_pb2
 from services.inference.hub import Hub
-from services.inference.store import JobStore
+from services.inference.leases import Leases
+from services.inference.store import COUNTED_POSITIONS, JobStore
 from services.paging import decode_token, encode_token
 from services.rpc.errors import (
     AlreadyExists,
@@ -159,7 +160,7 @@ class Jobs:
         rows = await self._store.page(account, states, before, count + 1)
         fitting = _fitting(rows[:count])
         token = encode_token(str(rows[fitting - 1][0])) if len(rows) > fitting else ""
-        return [await self._with_progress(job) for _, job in rows[:fitting]], token
+        return await self._all_with_progress([job for _, job in rows[:fitting]]), token
 
     async def ended_badly(self, name: str) -> job_pb2.Job:
         """
@@ -219,12 +220,19 @@ class Jobs:
             await self._finish_attempt(name)
         return await self.get(name)
 
-    async def start(self, job: job_pb2.Job) -> job_pb2.Job | None:
-        """Lease a queued job to an attempt; None if it is not queued any more."""
-        running = _changed(job, job_pb2.Job.STATE_RUNNING)
-        running.attempt_count += 1
-        running.start_time.CopyFrom(_now())
-        return await self._write(running)
+    async def start(self, may_start: Callable[[job_pb2.Job], bool]) -> job_pb2.Job | None:
+        """Lease the first queued job to an attempt here; None if there is none that may start."""
+
+        def run(job: job_pb2.Job) -> job_pb2.Job | None:
+            if not may_start(job):
+                return None
+            running = _changed(job, job_pb2.Job.STATE_RUNNING)
+            running.attempt_count += 1
+            running.start_time.CopyFrom(_now())
+            return running
+
+        started = await self._store.lease(run)
+        return self._told(started) if started else None
 
     async def succeed(self, job: job_pb2.Job, result: worker_pb2.Result) -> None:
         """End an attempt with its result, unless it has lost its lease."""
@@ -261,19 +269,33 @@ class Jobs:
         queued.attempt_count -= 1
         await self._write(queued)
 
-    async def rescue(self, attempts: Collection[str], max_attempts: int) -> None:
+    async def rescue(self, attempts: Collection[str], leases: Leases, max_attempts: int) -> bool:
         """
-        Take back the jobs that run nowhere: those of a process that crashed, or whose end could
+        Take back the jobs that run nowhere: those of a process that is gone, or whose end could
         not be written.
 
         Args:
-            attempts: The names of the jobs that do run.
+            attempts: The names of the jobs that run here.
+            leases: Knows who is gone.
             max_attempts: As in ``lose``.
+
+        Returns:
+            Whether there are other processes of the service.
         """
-        for job in await self._store.in_state(job_pb2.Job.STATE_RUNNING, RESCUED_AT_ONCE):
-            if job.name not in attempts:
-                log.warning("job.rescued", job=job.name, attempts=job.attempt_count)
+        # In this order: a process is there before it holds a job.
+        running = await self._store.running(RESCUED_AT_ONCE)
+        beats = await self._store.beats()
+        own = self._store.process
+        gone = leases.gone(beats) - {own}
+        self._hub.keep([job.name for _, job in running])
+        for owner, job in running:
+            lost = job.name not in attempts if owner == own else owner in gone or owner not in beats
+            if lost:
+                log.warning("job.rescued", job=job.name, attempts=job.attempt_count, owner=owner)
                 await self.lose(job, max_attempts)
+        if gone:
+            await self._store.forget(gone)
+        return len(beats) > 1
 
     async def _own(self, name: str) -> job_pb2.Job:
         job = await self._store.get(name)
@@ -286,16 +308,28 @@ class Jobs:
             )
         return job
 
-    async def _with_progress(self, job: job_pb2.Job) -> job_pb2.Job:
+    async def _with_progress(self, job: job_pb2.Job, place: int | None = None) -> job_pb2.Job:
         if job.state == job_pb2.Job.STATE_QUEUED:
             job.progress.Clear()
             job.progress.step_count = job.generation.step_count
-            job.progress.queue_position = await self._store.queue_position(job.name)
+            if place is None:
+                place = await self._store.queue_position(job.name)
+            job.progress.queue_position = place
         elif job.state == job_pb2.Job.STATE_RUNNING:
             job.progress.step_count = job.generation.step_count
             if newest := self._hub.progress(job.name):
                 job.progress.CopyFrom(newest)
         return job
+
+    async def _all_with_progress(self, jobs: Sequence[job_pb2.Job]) -> list[job_pb2.Job]:
+        """Read the queue once for all of them."""
+        places: dict[str, int] = {}
+        if any(job.state == job_pb2.Job.STATE_QUEUED for job in jobs):
+            queue = await self._store.queue(COUNTED_POSITIONS)
+            places = {name: place for place, name in enumerate(queue)}
+        return [
+            await self._with_progress(job, places.get(job.name, COUNTED_POSITIONS)) for job in jobs
+        ]
 
     async def _end(
         self, job: job_pb2.Job, state: State.ValueType, *, error: SuiteError
@@ -311,6 +345,9 @@ class Jobs:
         if not await self._store.change(job):
             log.info("job.write_refused", job=job.name, revision=job.revision)
             return None
+        return self._told(job)
+
+    def _told(self, job: job_pb2.Job) -> job_pb2.Job:
         state = State.Name(job.state).removeprefix("STATE_").lower()
         log.info("job.changed", job=job.name, state=state, revision=job.revision)
         self._hub.publish_state(job.name)

@@ -30,9 +30,27 @@ class Settings(ProcessSettings):
     )
     max_attempts: int = setting(
         "PICTOR_JOB_ATTEMPTS",
-        "2",
+        "3",
         count,
-        "How often a job is started before a lost device fails it.",
+        "How often a job is started before a lost device fails it; the last time alone.",
+    )
+    heartbeat_seconds: float = setting(
+        "PICTOR_HEARTBEAT_SECONDS",
+        "2",
+        seconds,
+        "How often the service tells its database that it lives.",
+    )
+    lease_seconds: float = setting(
+        "PICTOR_LEASE_SECONDS",
+        "6",
+        seconds,
+        "After so long without a heartbeat, jobs are given to others; above the heartbeat.",
+    )
+    drain_seconds: float = setting(
+        "PICTOR_DRAIN_SECONDS",
+        "10",
+        seconds,
+        "How long jobs that run may go on when the service stops; then they are queued again.",
     )
     time_limit_seconds: float = setting(
         "PICTOR_JOB_TIME_LIMIT",

@@ -1,12 +1,14 @@
 """
-Where jobs lie: one row a job, and one row for each change of its state.
+Where jobs lie: one row a job, one row for each change of its state, one row for each process of
+the service.
 
 A job's revision counts the changes of its state, and every write names the revision that it
 changes. So the revision is the fencing token: an attempt whose job was canceled, or taken from it,
 holds an old revision, and its write changes nothing.
 """
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import stamina
@@ -21,19 +23,24 @@ from sqlalchemy import (
     String,
     Table,
     and_,
+    delete,
     func,
     insert,
     select,
     tuple_,
     update,
 )
-from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pictor.inference.v1 import job_pb2
-from services.database import open_database
+from services.database import Database, notify, open_database
+from services.rpc.errors import Unavailable
 
 AWAY_SECONDS = 60.0
+# Nobody is told more exactly how many go before; counting all would take longer the more there are.
+COUNTED_POSITIONS = 1000
+CHANNEL = "pictor_jobs"
 
 TABLES = MetaData()
 
@@ -41,13 +48,20 @@ JOBS = Table(
     "jobs",
     TABLES,
     # The order of admission.
-    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column(
+        "sequence",
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+    ),
     Column("name", String(64), nullable=False, unique=True),
     Column("account", String(64), nullable=False),
     Column("state", Integer, nullable=False),
     # The order of the queue: when the job was made, earlier or later by its priority.
     Column("rank_us", BigInteger, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    # Which process of the service runs it; empty unless it runs.
+    Column("owner", String(40), nullable=False),
     # The Job message without its progress.
     Column("message", LargeBinary, nullable=False),
     Index("jobs_by_account", "account", "sequence"),
@@ -60,6 +74,13 @@ EVENTS = Table(
     Column("revision", BigInteger, primary_key=True),
     Column("state", Integer, nullable=False),
     Column("event_us", BigInteger, nullable=False),
+)
+PROCESSES = Table(
+    "inference_processes",
+    TABLES,
+    Column("id", String(40), primary_key=True),
+    # Counts its heartbeats; who sees it stand still knows that the process is gone.
+    Column("beat", BigInteger, nullable=False),
 )
 
 QUEUE = (JOBS.c.rank_us, JOBS.c.sequence)
@@ -80,34 +101,38 @@ class JobStore:
     Reads and writes jobs.
 
     Args:
-        engine: An open database with this module's tables.
+        database: Open, with this module's tables.
+
+    Attributes:
+        process: Names this process among those that share the database.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.process = _new_process()
 
     @classmethod
     async def open(cls, url: str) -> "JobStore":
         """Open the database at a SQLAlchemy URL."""
-        return cls(await open_database(url, TABLES))
+        return cls(await open_database(url, "inference"))
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self._engine.dispose()
+        await self._database.close()
 
     async def insert(self, job: job_pb2.Job) -> bool:
         """Make a job durable, with its first event; False if there is one of this name."""
         try:
-            async with self._engine.begin() as connection:
+            async with self._database.begin() as connection:
                 await connection.execute(
-                    insert(JOBS).values(name=job.name, account=job.account, **_values(job))
+                    insert(JOBS).values(name=job.name, account=job.account, **self._values(job))
                 )
-                await _add_event(connection, job)
+                await self._add_event(connection, job)
         except IntegrityError:
             return False
         return True
 
-    @stamina.retry(on=OperationalError, attempts=None, timeout=AWAY_SECONDS, wait_max=2.0)
+    @stamina.retry(on=Unavailable, attempts=None, timeout=AWAY_SECONDS, wait_max=2.0)
     async def change(self, job: job_pb2.Job) -> bool:
         """
         Write a job whose revision the caller has counted up by one, with the event.
@@ -117,20 +142,96 @@ class JobStore:
         Returns:
             False if the stored revision is not the one before; nothing is changed then.
         """
-        async with self._engine.begin() as connection:
-            written = await connection.execute(
-                update(JOBS)
-                .where(and_(JOBS.c.name == job.name, JOBS.c.revision == job.revision - 1))
-                .values(**_values(job))
+        async with self._database.begin() as connection:
+            return await self._write(connection, job)
+
+    async def lease(
+        self, change: Callable[[job_pb2.Job], job_pb2.Job | None]
+    ) -> job_pb2.Job | None:
+        """
+        Take the first job of the queue for this process, past those that others are taking.
+
+        Args:
+            change: Makes of it the job that runs, its revision counted up by one; None to let it
+                lie.
+
+        Returns:
+            None if there is none, or it was let lie, or somebody was first.
+        """
+        first = (
+            select(JOBS.c.message)
+            .where(JOBS.c.state == job_pb2.Job.STATE_QUEUED)
+            .order_by(*QUEUE)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._database.begin() as connection:
+            message = await connection.scalar(first)
+            running = change(job_pb2.Job.FromString(message)) if message is not None else None
+            if running and await self._write(connection, running):
+                return running
+        return None
+
+    async def running(self, count: int) -> list[tuple[str, job_pb2.Job]]:
+        """Read jobs that run, in the order of the queue, each with the process that runs it."""
+        query = select(JOBS.c.owner, JOBS.c.message).where(
+            JOBS.c.state == job_pb2.Job.STATE_RUNNING
+        )
+        async with self._database.connect() as connection:
+            rows = await connection.execute(query.order_by(*QUEUE).limit(count))
+        return [(row.owner, job_pb2.Job.FromString(row.message)) for row in rows]
+
+    async def beat(self) -> bool:
+        """Tell the others that this process lives; False if they have given it up."""
+        count = PROCESSES.c.beat + 1
+        async with self._database.begin() as connection:
+            told = await connection.execute(
+                update(PROCESSES).where(PROCESSES.c.id == self.process).values(beat=count)
             )
-            if written.rowcount != 1:
-                return False
-            await _add_event(connection, job)
-        return True
+        return told.rowcount == 1
+
+    async def join(self) -> None:
+        """Begin to be one of the processes, under a new name."""
+        process = _new_process()
+        async with self._database.begin() as connection:
+            await connection.execute(insert(PROCESSES).values(id=process, beat=0))
+        self.process = process
+
+    async def forget(self, processes: Collection[str]) -> None:
+        """Drop processes that are gone, or go."""
+        async with self._database.begin() as connection:
+            await connection.execute(delete(PROCESSES).where(PROCESSES.c.id.in_(list(processes))))
+
+    async def beats(self) -> Mapping[str, int]:
+        """Read how often each process has beaten."""
+        async with self._database.connect() as connection:
+            return {row.id: row.beat for row in await connection.execute(select(PROCESSES))}
+
+    @property
+    def notifies(self) -> bool:
+        """Whether processes that share the database hear of each other's news."""
+        return self._database.notifies
+
+    async def tell(self, news: str) -> None:
+        """Tell the other processes something, at most 7,900 characters; they hear who told it."""
+        await self._database.notify(CHANNEL, f"{self.process} {news}")
+
+    async def listen(self, hear: Callable[[str, str], None]) -> None:
+        """
+        Call *hear* with who told what, for ever; with two empty texts after an interruption.
+
+        A change of state is told as its state's number and the job's name.
+        """
+
+        def split(payload: str) -> None:
+            process, _, news = payload.partition(" ")
+            hear(process, news)
+
+        await self._database.listen(CHANNEL, split)
 
     async def get(self, name: str) -> job_pb2.Job | None:
         """Read one job."""
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             message = await connection.scalar(select(JOBS.c.message).where(JOBS.c.name == name))
         return job_pb2.Job.FromString(message) if message is not None else None
 
@@ -157,25 +258,32 @@ class JobStore:
             query = query.where(JOBS.c.state.in_({int(state) for state in states}))
         if before is not None:
             query = query.where(JOBS.c.sequence < before)
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             rows = await connection.execute(query.limit(count))
         return [(row.sequence, job_pb2.Job.FromString(row.message)) for row in rows]
 
     async def in_state(self, state: job_pb2.Job.State.ValueType, count: int) -> list[job_pb2.Job]:
         """Read the first jobs in a state, in the order of the queue."""
         query = select(JOBS.c.message).where(JOBS.c.state == state).order_by(*QUEUE)
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             rows = await connection.execute(query.limit(count))
         return [job_pb2.Job.FromString(row.message) for row in rows]
 
     async def queue_position(self, name: str) -> int:
-        """Count the queued jobs whose turn comes before this one's."""
+        """Count the queued jobs whose turn comes before this one's, up to COUNTED_POSITIONS."""
         own = select(*QUEUE).where(JOBS.c.name == name).subquery()
         queued = JOBS.c.state == job_pb2.Job.STATE_QUEUED
         earlier = tuple_(*QUEUE) < tuple_(own.c.rank_us, own.c.sequence)
-        query = select(func.count()).select_from(JOBS, own).where(and_(queued, earlier))
-        async with self._engine.connect() as connection:
+        before = select(JOBS.c.sequence).select_from(JOBS, own).where(and_(queued, earlier))
+        query = select(func.count()).select_from(before.limit(COUNTED_POSITIONS).subquery())
+        async with self._database.connect() as connection:
             return int(await connection.scalar(query) or 0)
+
+    async def queue(self, count: int) -> list[str]:
+        """Name the first queued jobs, in the order of the queue."""
+        query = select(JOBS.c.name).where(JOBS.c.state == job_pb2.Job.STATE_QUEUED)
+        async with self._database.connect() as connection:
+            return list(await connection.scalars(query.order_by(*QUEUE).limit(count)))
 
     async def events(self, name: str, after_revision: int) -> list[Event]:
         """Read the changes of a job's state behind a revision, in order."""
@@ -184,31 +292,46 @@ class JobStore:
             .where(and_(EVENTS.c.name == name, EVENTS.c.revision > after_revision))
             .order_by(EVENTS.c.revision)
         )
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             rows = await connection.execute(query)
         return [Event(row.revision, row.state, _time(row.event_us)) for row in rows]
 
-
-async def _add_event(connection: AsyncConnection, job: job_pb2.Job) -> None:
-    now = Timestamp()
-    now.GetCurrentTime()
-    await connection.execute(
-        insert(EVENTS).values(
-            name=job.name,
-            revision=job.revision,
-            state=int(job.state),
-            event_us=now.ToMicroseconds(),
+    async def _write(self, connection: AsyncConnection, job: job_pb2.Job) -> bool:
+        written = await connection.execute(
+            update(JOBS)
+            .where(and_(JOBS.c.name == job.name, JOBS.c.revision == job.revision - 1))
+            .values(**self._values(job))
         )
-    )
+        if written.rowcount != 1:
+            return False
+        await self._add_event(connection, job)
+        return True
+
+    async def _add_event(self, connection: AsyncConnection, job: job_pb2.Job) -> None:
+        now = Timestamp()
+        now.GetCurrentTime()
+        await connection.execute(
+            insert(EVENTS).values(
+                name=job.name,
+                revision=job.revision,
+                state=int(job.state),
+                event_us=now.ToMicroseconds(),
+            )
+        )
+        await notify(connection, CHANNEL, f"{self.process} {int(job.state)} {job.name}")
+
+    def _values(self, job: job_pb2.Job) -> dict[str, object]:
+        return {
+            "state": int(job.state),
+            "rank_us": job.create_time.ToMicroseconds() - job.priority * PRIORITY_US,
+            "revision": job.revision,
+            "owner": self.process if job.state == job_pb2.Job.STATE_RUNNING else "",
+            "message": job.SerializeToString(deterministic=True),
+        }
 
 
-def _values(job: job_pb2.Job) -> dict[str, object]:
-    return {
-        "state": int(job.state),
-        "rank_us": job.create_time.ToMicroseconds() - job.priority * PRIORITY_US,
-        "revision": job.revision,
-        "message": job.SerializeToString(deterministic=True),
-    }
+def _new_process() -> str:
+    return f"inference-{uuid.uuid4().hex[:16]}"
 
 
 def _time(microseconds: int) -> Timestamp:

@@ -17,16 +17,15 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.database import open_database
+from services.database import Database, open_database
 from services.paging import Position
 from services.storage.asset import Asset
 
-_tables = MetaData()
+TABLES = MetaData()
 _assets = Table(
     "assets",
-    _tables,
+    TABLES,
     Column("id", String(32), primary_key=True),
     Column("account", String(64), nullable=False),
     Column("origin", Integer, nullable=False),
@@ -47,22 +46,22 @@ _assets = Table(
 class Store:
     """Reads and writes assets; each method is one transaction."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self._engine.dispose()
+        await self._database.close()
 
     async def add(self, asset: Asset) -> None:
         """Keep a new asset."""
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             await connection.execute(insert(_assets).values(vars(asset)))
 
     async def asset(self, asset_id: str) -> Asset | None:
         """Read one asset."""
         query = select(_assets).where(_assets.c.id == asset_id)
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             row = (await connection.execute(query)).one_or_none()
         return _asset(row) if row else None
 
@@ -74,13 +73,13 @@ class Store:
             query = query.where(tuple_(*key) < before)
         if account is not None:
             query = query.where(_assets.c.account == account)
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             return [_asset(row) for row in await connection.execute(query)]
 
     async def delete(self, asset_id: str) -> bool:
         """Remove an asset; False if it was gone."""
         query = delete(_assets).where(_assets.c.id == asset_id)
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             return (await connection.execute(query)).rowcount == 1
 
     async def living(self, asset_ids: Iterable[str], moment: int) -> set[str]:
@@ -89,13 +88,13 @@ class Store:
             _assets.c.id.in_(list(asset_ids)),
             or_(_assets.c.expire_time.is_(None), _assets.c.expire_time > moment),
         )
-        async with self._engine.connect() as connection:
+        async with self._database.connect() as connection:
             return set(await connection.scalars(query))
 
 
 async def open_store(url: str) -> Store:
-    """Open the database at a SQLAlchemy URL, and make its table where it is missing."""
-    return Store(await open_database(url, _tables))
+    """Open the database at a SQLAlchemy URL, and bring its table up to date."""
+    return Store(await open_database(url, "storage"))
 
 
 def _asset(row: Any) -> Asset:

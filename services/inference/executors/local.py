@@ -123,6 +123,10 @@ class LocalExecutor:
         finally:
             process.running_count -= 1
 
+    async def renew(self, seconds: float) -> None:
+        """Let the attempts of every process go on."""
+        await asyncio.gather(*(process.renew(seconds) for process in self._processes_up()))
+
     async def finish(self, job: str) -> None:
         """Tell every process that what it has of a job is enough; only one of them draws it."""
         await asyncio.gather(*(process.finish(job) for process in self._processes_up()))

@@ -15,6 +15,7 @@ from pictor.worker.v1 import worker_pb2
 from services.inference.worker.device import Device
 from services.inference.worker.drawing import Drawing
 from services.inference.worker.inputs import read_inputs
+from services.inference.worker.lease import Lease
 from services.inference.worker.reports import Reports, duration
 from services.inference.worker.results import store
 from services.rpc.errors import Internal, SuiteError, Unavailable, to_status
@@ -37,6 +38,7 @@ class Attempts:
     ) -> None:
         self._device = device
         self._storage = storage
+        self._lease = Lease()
         self._running: dict[Reports, str] = {}
         self._stopping = False
 
@@ -45,6 +47,10 @@ class Attempts:
         self._stopping = True
         for reports in self._running:
             reports.stop()
+
+    def renew(self, seconds: float) -> None:
+        """Let attempts go on for so long from now; before the first call they do for ever."""
+        self._lease.renew(seconds)
 
     def finish(self, job: str) -> None:
         """Let the attempts at a job end with what they have."""
@@ -71,7 +77,7 @@ class Attempts:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[worker_pb2.Report | None] = asyncio.Queue()
         deadline = time.monotonic() + time_limit_seconds
-        reports = Reports(lambda report: _emit(loop, queue, report), deadline)
+        reports = Reports(lambda report: _emit(loop, queue, report), deadline, self._lease)
         attempt = asyncio.create_task(self._outcome(assignment, reports))
         attempt.add_done_callback(lambda _: queue.put_nowait(None))
         self._running[reports] = assignment.job

@@ -10,6 +10,7 @@ from google.protobuf import duration_pb2
 from pictor.inference.v1 import progress_pb2
 from pictor.inference.v1.progress_pb2 import Progress
 from pictor.worker.v1 import worker_pb2
+from services.inference.worker.lease import Lease
 from services.rpc.errors import Canceled, DeadlineExceeded
 
 
@@ -20,13 +21,18 @@ class Reports:
     Args:
         emit: Takes a report; called in whatever thread reports.
         deadline: When the attempt's time is over, on the monotonic clock, in seconds.
+        lease: Ends when the attempt may be made elsewhere; none for ever.
     """
 
     def __init__(
-        self, emit: Callable[[worker_pb2.Report], None], deadline: float = math.inf
+        self,
+        emit: Callable[[worker_pb2.Report], None],
+        deadline: float = math.inf,
+        lease: Lease | None = None,
     ) -> None:
         self._emit = emit
         self.deadline = deadline
+        self._lease = lease or Lease()
         self._stopped = threading.Event()
         self._enough = threading.Event()
         self._started = time.monotonic()
@@ -60,9 +66,10 @@ class Reports:
         Return if the attempt is still wanted.
 
         Raises:
-            Canceled: If it was stopped.
+            Canceled: If it was stopped, or its lease has ended.
             DeadlineExceeded: If its time is over.
         """
+        self._lease.check()
         if self._stopped.is_set():
             raise Canceled("the attempt was stopped by its caller")
         if time.monotonic() > self.deadline:

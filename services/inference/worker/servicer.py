@@ -12,6 +12,8 @@ from pictor.worker.v1.worker_service_pb2 import (
     FinishRequest,
     FinishResponse,
     GetDeviceRequest,
+    RenewRequest,
+    RenewResponse,
     RunRequest,
     RunResponse,
 )
@@ -53,6 +55,15 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.Device:
         """Tell which models are loaded; never waits for the device's thread."""
         return worker_pb2.Device(name=self._device.name, models=sorted(self._device.models))
+
+    async def Renew(
+        self,
+        request: RenewRequest,
+        context: ServicerContext[RenewRequest, RenewResponse],
+    ) -> RenewResponse:
+        """Let attempts go on."""
+        self._attempts.renew(request.lease.ToNanoseconds() / 1e9)
+        return RenewResponse()
 
     async def Finish(
         self, request: FinishRequest, context: ServicerContext[FinishRequest, FinishResponse]

@@ -10,9 +10,10 @@ from tests.services.inference.scripted import (
 
 
 @pytest.fixture
-async def environ(tmp_path):
+async def environ(tmp_path, database_url):
     """The environment of an inference service whose neighbours run, with pictor/shapes ready."""
-    async with neighbours(tmp_path, PICTOR_JOB_TIME_LIMIT="5") as bound:
+    settings = {"PICTOR_JOB_TIME_LIMIT": "5", "PICTOR_INFERENCE_DATABASE_URL": database_url}
+    async with neighbours(tmp_path, **settings) as bound:
         token = service_token(tmp_path)
         await serve_model(bound["PICTOR_CATALOG_ADDRESS"], token, "pictor/shapes")
         yield bound

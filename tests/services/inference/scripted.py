@@ -28,6 +28,8 @@ from services.rpc.principals import acting_for, service_token
 from services.rpc.settings import read
 from services.storage import __main__ as storage
 
+# Tests end while jobs run.
+QUICK = {"PICTOR_DRAIN_SECONDS": "0.05"}
 ALICE, BOB = "accounts/alice", "accounts/bob"
 
 
@@ -41,7 +43,10 @@ class ScriptedExecutor:
         gate: Attempts wait here before they end.
         outcomes: How the next attempts end: a Report, or an exception to raise. Then: a result.
         assignments: What it was given.
+        slow_steps: How long each step takes, in seconds.
         stopped: Jobs whose attempt was ended from outside.
+        deadly: Prompts that end the device process: all its attempts are lost then.
+        renewed: For how long attempts may go on, as it was told each time.
         finished: Jobs that were told to end with what they have; that opens the gate.
     """
 
@@ -52,7 +57,12 @@ class ScriptedExecutor:
     assignments: list[worker_pb2.Assignment] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
+    deadly: set[str] = field(default_factory=set)
+    renewed: list[float] = field(default_factory=list)
     steps: int = 3
+    slow_steps: float = 0.0
+    # Set when the device process that runs these attempts has ended.
+    _process: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.up.set()
@@ -60,12 +70,19 @@ class ScriptedExecutor:
     async def ready(self) -> None:
         await self.up.wait()
 
+    async def renew(self, seconds: float) -> None:
+        self.renewed.append(seconds)
+
     async def finish(self, job: str) -> None:
         self.finished.append(job)
         self.gate.set()
 
     async def run(self, assignment: worker_pb2.Assignment) -> AsyncIterator[worker_pb2.Report]:
         self.assignments.append(assignment)
+        process = self._process
+        if assignment.generation.prompt in self.deadly:
+            await asyncio.sleep(0.1)
+            self._process, _ = asyncio.Event(), process.set()
         try:
             for step in range(self.steps):
                 yield worker_pb2.Report(
@@ -75,8 +92,15 @@ class ScriptedExecutor:
                         step_count=self.steps,
                     )
                 )
-                await asyncio.sleep(0)
+                await asyncio.sleep(self.slow_steps)
             await self.gate.wait()
+            if self.deadly:
+                # Long enough to be there when it happens.
+                async with asyncio.timeout(0.3):
+                    await process.wait()
+                raise lost()
+        except TimeoutError:
+            pass
         except (GeneratorExit, asyncio.CancelledError):
             self.stopped.append(assignment.job)
             raise
@@ -149,7 +173,12 @@ class Inference:
 @contextlib.asynccontextmanager
 async def neighbours(folder, **environ: str) -> AsyncIterator[dict[str, str]]:
     """Run accounts, catalog and storage, and yield the environment that names them."""
-    bound = {"PICTOR_DATA_DIR": str(folder), "PICTOR_INFERENCE_ADDRESS": "127.0.0.1:0", **environ}
+    bound = {
+        "PICTOR_DATA_DIR": str(folder),
+        "PICTOR_INFERENCE_ADDRESS": "127.0.0.1:0",
+        **QUICK,
+        **environ,
+    }
     for part in ("ACCOUNTS", "CATALOG", "STORAGE"):
         bound[f"PICTOR_{part}_ADDRESS"] = "127.0.0.1:0"
     async with contextlib.AsyncExitStack() as stack:

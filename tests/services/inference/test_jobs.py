@@ -322,7 +322,7 @@ async def test_a_job_that_kills_every_device_fails(service):
     """
     After its last attempt such a job fails with DEVICE_LOST, and the next job runs.
     """
-    service.executor.outcomes = [lost(), lost()]
+    service.executor.outcomes = [lost(), lost(), lost()]
     service.executor.gate.set()
 
     ended = await service.ended((await service.create()).name)
@@ -331,6 +331,29 @@ async def test_a_job_that_kills_every_device_fails(service):
     assert ended.state == Job.STATE_FAILED
     assert from_status(ended.error).reason == reasons.ERROR_REASON_DEVICE_LOST
     assert following.state == Job.STATE_SUCCEEDED
+
+
+async def test_a_job_that_kills_devices_does_not_take_others_with_it(service):
+    """
+    The last attempt of each that was lost is made alone: the guilty one fails, the others are
+    drawn.
+    """
+    executor = service.executor
+    executor.slot_count, executor.deadly = 3, {"deadly"}
+    executor.gate.set()
+    prompts = ["one", "deadly", "two"]
+
+    jobs = [await service.create(prompt=prompt) for prompt in prompts]
+    ended = [await service.ended(job.name) for job in jobs]
+    following = await service.ended((await service.create()).name)
+
+    states = {job.generation.prompt: job.state for job in ended}
+    assert states == {
+        "one": Job.STATE_SUCCEEDED,
+        "deadly": Job.STATE_FAILED,
+        "two": Job.STATE_SUCCEEDED,
+    }
+    assert following.attempt_count == 1
 
 
 async def test_an_error_of_the_device_is_the_jobs_error(service):
@@ -380,14 +403,14 @@ async def test_a_job_that_runs_nowhere_is_rescued(service):
     """
     A job whose process crashed in the midst of it runs again, without anybody's hand.
     """
-    service.executor.up.clear()
+    service.executor.slot_count = 0
     job = await service.create()
-    store = await JobStore.open(f"sqlite+aiosqlite:///{service.settings.data_dir / 'inference.db'}")
+    store = await JobStore.open(service.settings.inference_database_url)
     orphan = await store.get(job.name)
     orphan.state, orphan.revision, orphan.attempt_count = Job.STATE_RUNNING, 2, 1
     await store.change(orphan)
     await store.close()
-    service.executor.up.set()
+    service.executor.slot_count = 1
     service.executor.gate.set()
 
     ended = await service.ended(job.name)
@@ -512,7 +535,7 @@ async def test_a_page_fits_into_one_message(service):
     A page of jobs with very long prompts is cut short, and the next one goes on behind it.
     """
     service.executor.up.clear()
-    store = await JobStore.open(f"sqlite+aiosqlite:///{service.settings.data_dir / 'inference.db'}")
+    store = await JobStore.open(service.settings.inference_database_url)
     for number in range(100):
         job = Job(name=f"jobs/{number}", account=ALICE, state=Job.STATE_CANCELED, revision=1)
         job.generation.prompt = "x" * 60_000

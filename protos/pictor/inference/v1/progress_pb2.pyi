@@ -73,7 +73,9 @@ class Progress(_message.Message):
     step_count: _builtins.int
     """Counts the denoising steps that there will be. 0 while this is unknown."""
     queue_position: _builtins.int
-    """Counts the jobs that go before this one; 0 for the next one and for a running one."""
+    """Counts the jobs that go before this one; 0 for the next one and for a running one. 1000 means that
+    or more.
+    """
     loaded_fraction: _builtins.float
     """Is how much of the weights has been read, 0 to 1. Omitted outside of LOADING."""
     @_builtins.property

@@ -23,17 +23,20 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from pictor.accounts.v1 import access_pb2 as pictor_dot_accounts_dot_v1_dot_access__pb2
 from pictor.worker.v1 import worker_pb2 as pictor_dot_worker_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%pictor/worker/v1/worker_service.proto\x12\x10pictor.worker.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a\x1dpictor/worker/v1/worker.proto\"\x12\n\x10GetDeviceRequest\"\"\n\rFinishRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x10\n\x0e\x46inishResponse\"D\n\nRunRequest\x12\x36\n\nassignment\x18\x01 \x01(\x0b\x32\x1c.pictor.worker.v1.AssignmentB\x04\xe2\x41\x01\x02\"7\n\x0bRunResponse\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.pictor.worker.v1.Report2\xff\x01\n\rWorkerService\x12J\n\x03Run\x12\x1c.pictor.worker.v1.RunRequest\x1a\x1d.pictor.worker.v1.RunResponse\"\x04\x8a\xb5\x18\x00\x30\x01\x12O\n\tGetDevice\x12\".pictor.worker.v1.GetDeviceRequest\x1a\x18.pictor.worker.v1.Device\"\x04\x8a\xb5\x18\x00\x12Q\n\x06\x46inish\x12\x1f.pictor.worker.v1.FinishRequest\x1a .pictor.worker.v1.FinishResponse\"\x04\x8a\xb5\x18\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%pictor/worker/v1/worker_service.proto\x12\x10pictor.worker.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a\x1dpictor/worker/v1/worker.proto\"\x12\n\x10GetDeviceRequest\">\n\x0cRenewRequest\x12.\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x02\"\x0f\n\rRenewResponse\"\"\n\rFinishRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x10\n\x0e\x46inishResponse\"D\n\nRunRequest\x12\x36\n\nassignment\x18\x01 \x01(\x0b\x32\x1c.pictor.worker.v1.AssignmentB\x04\xe2\x41\x01\x02\"7\n\x0bRunResponse\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.pictor.worker.v1.Report2\xcf\x02\n\rWorkerService\x12J\n\x03Run\x12\x1c.pictor.worker.v1.RunRequest\x1a\x1d.pictor.worker.v1.RunResponse\"\x04\x8a\xb5\x18\x00\x30\x01\x12O\n\tGetDevice\x12\".pictor.worker.v1.GetDeviceRequest\x1a\x18.pictor.worker.v1.Device\"\x04\x8a\xb5\x18\x00\x12N\n\x05Renew\x12\x1e.pictor.worker.v1.RenewRequest\x1a\x1f.pictor.worker.v1.RenewResponse\"\x04\x8a\xb5\x18\x00\x12Q\n\x06\x46inish\x12\x1f.pictor.worker.v1.FinishRequest\x1a .pictor.worker.v1.FinishResponse\"\x04\x8a\xb5\x18\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pictor.worker.v1.worker_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RENEWREQUEST'].fields_by_name['lease']._loaded_options = None
+  _globals['_RENEWREQUEST'].fields_by_name['lease']._serialized_options = b'\342A\001\002'
   _globals['_FINISHREQUEST'].fields_by_name['job']._loaded_options = None
   _globals['_FINISHREQUEST'].fields_by_name['job']._serialized_options = b'\342A\001\002'
   _globals['_RUNREQUEST'].fields_by_name['assignment']._loaded_options = None
@@ -42,18 +45,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSERVICE'].methods_by_name['Run']._serialized_options = b'\212\265\030\000'
   _globals['_WORKERSERVICE'].methods_by_name['GetDevice']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['GetDevice']._serialized_options = b'\212\265\030\000'
+  _globals['_WORKERSERVICE'].methods_by_name['Renew']._loaded_options = None
+  _globals['_WORKERSERVICE'].methods_by_name['Renew']._serialized_options = b'\212\265\030\000'
   _globals['_WORKERSERVICE'].methods_by_name['Finish']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['Finish']._serialized_options = b'\212\265\030\000'
-  _globals['_GETDEVICEREQUEST']._serialized_start=156
-  _globals['_GETDEVICEREQUEST']._serialized_end=174
-  _globals['_FINISHREQUEST']._serialized_start=176
-  _globals['_FINISHREQUEST']._serialized_end=210
-  _globals['_FINISHRESPONSE']._serialized_start=212
-  _globals['_FINISHRESPONSE']._serialized_end=228
-  _globals['_RUNREQUEST']._serialized_start=230
-  _globals['_RUNREQUEST']._serialized_end=298
-  _globals['_RUNRESPONSE']._serialized_start=300
-  _globals['_RUNRESPONSE']._serialized_end=355
-  _globals['_WORKERSERVICE']._serialized_start=358
-  _globals['_WORKERSERVICE']._serialized_end=613
+  _globals['_GETDEVICEREQUEST']._serialized_start=188
+  _globals['_GETDEVICEREQUEST']._serialized_end=206
+  _globals['_RENEWREQUEST']._serialized_start=208
+  _globals['_RENEWREQUEST']._serialized_end=270
+  _globals['_RENEWRESPONSE']._serialized_start=272
+  _globals['_RENEWRESPONSE']._serialized_end=287
+  _globals['_FINISHREQUEST']._serialized_start=289
+  _globals['_FINISHREQUEST']._serialized_end=323
+  _globals['_FINISHRESPONSE']._serialized_start=325
+  _globals['_FINISHRESPONSE']._serialized_end=341
+  _globals['_RUNREQUEST']._serialized_start=343
+  _globals['_RUNREQUEST']._serialized_end=411
+  _globals['_RUNRESPONSE']._serialized_start=413
+  _globals['_RUNRESPONSE']._serialized_end=468
+  _globals['_WORKERSERVICE']._serialized_start=471
+  _globals['_WORKERSERVICE']._serialized_end=806
 # @@protoc_insertion_point(module_scope)

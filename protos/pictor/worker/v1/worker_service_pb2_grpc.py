@@ -47,6 +47,11 @@ class WorkerServiceStub:
                 request_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.GetDeviceRequest.SerializeToString,
                 response_deserializer=pictor_dot_worker_dot_v1_dot_worker__pb2.Device.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/pictor.worker.v1.WorkerService/Renew',
+                request_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.RenewRequest.SerializeToString,
+                response_deserializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.RenewResponse.FromString,
+                _registered_method=True)
         self.Finish = channel.unary_unary(
                 '/pictor.worker.v1.WorkerService/Finish',
                 request_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.FinishRequest.SerializeToString,
@@ -77,6 +82,15 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """Lets attempts go on for some time from now, and no longer unless it is called again: whoever
+        assigned them may be gone then, and others may have begun them anew. Before the first call they go
+        on. A negative lease ends them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Finish(self, request, context):
         """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
         Does nothing where the job does not run here.
@@ -97,6 +111,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.GetDevice,
                     request_deserializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.GetDeviceRequest.FromString,
                     response_serializer=pictor_dot_worker_dot_v1_dot_worker__pb2.Device.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.RenewRequest.FromString,
+                    response_serializer=pictor_dot_worker_dot_v1_dot_worker__service__pb2.RenewResponse.SerializeToString,
             ),
             'Finish': grpc.unary_unary_rpc_method_handler(
                     servicer.Finish,
@@ -160,6 +179,33 @@ class WorkerService:
             '/pictor.worker.v1.WorkerService/GetDevice',
             pictor_dot_worker_dot_v1_dot_worker__service__pb2.GetDeviceRequest.SerializeToString,
             pictor_dot_worker_dot_v1_dot_worker__pb2.Device.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.worker.v1.WorkerService/Renew',
+            pictor_dot_worker_dot_v1_dot_worker__service__pb2.RenewRequest.SerializeToString,
+            pictor_dot_worker_dot_v1_dot_worker__service__pb2.RenewResponse.FromString,
             options,
             channel_credentials,
             insecure,

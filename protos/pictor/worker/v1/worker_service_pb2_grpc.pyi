@@ -46,6 +46,11 @@ class WorkerServiceStub:
     """Tells what the process holds at this moment, so that a job can go where its model is. Cheap, and
     answered while the device draws.
     """
+    Renew: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RenewRequest, _worker_service_pb2.RenewResponse]
+    """Lets attempts go on for some time from now, and no longer unless it is called again: whoever
+    assigned them may be gone then, and others may have begun them anew. Before the first call they go
+    on. A negative lease ends them.
+    """
     Finish: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.FinishRequest, _worker_service_pb2.FinishResponse]
     """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
     Does nothing where the job does not run here.
@@ -67,6 +72,11 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     GetDevice: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetDeviceRequest, _worker_pb2.Device]  # type: ignore[assignment]
     """Tells what the process holds at this moment, so that a job can go where its model is. Cheap, and
     answered while the device draws.
+    """
+    Renew: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RenewRequest, _worker_service_pb2.RenewResponse]  # type: ignore[assignment]
+    """Lets attempts go on for some time from now, and no longer unless it is called again: whoever
+    assigned them may be gone then, and others may have begun them anew. Before the first call they go
+    on. A negative lease ends them.
     """
     Finish: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.FinishRequest, _worker_service_pb2.FinishResponse]  # type: ignore[assignment]
     """Lets an attempt end with what there is: it takes no further step, and Run reports its result.
@@ -98,6 +108,17 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_worker_pb2.Device, _abc.Awaitable[_worker_pb2.Device]]:
         """Tells what the process holds at this moment, so that a job can go where its model is. Cheap, and
         answered while the device draws.
+        """
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _worker_service_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.RenewResponse, _abc.Awaitable[_worker_service_pb2.RenewResponse]]:
+        """Lets attempts go on for some time from now, and no longer unless it is called again: whoever
+        assigned them may be gone then, and others may have begun them anew. Before the first call they go
+        on. A negative lease ends them.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,57 @@
+"""Initial tables."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Step up."""
+    op.create_table(
+        "inference_processes",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("beat", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "job_events",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.Integer(), nullable=False),
+        sa.Column("event_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", "revision"),
+    )
+    op.create_table(
+        "jobs",
+        sa.Column(
+            "sequence",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+        ),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("account", sa.String(length=64), nullable=False),
+        sa.Column("state", sa.Integer(), nullable=False),
+        sa.Column("rank_us", sa.BigInteger(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("owner", sa.String(length=40), nullable=False),
+        sa.Column("message", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("sequence"),
+        sa.UniqueConstraint("name"),
+    )
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.create_index("jobs_by_account", ["account", "sequence"], unique=False)
+        batch_op.create_index("jobs_by_state", ["state", "rank_us", "sequence"], unique=False)
+
+
+def downgrade() -> None:
+    """Step down."""
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index("jobs_by_state")
+        batch_op.drop_index("jobs_by_account")
+
+    op.drop_table("jobs")
+    op.drop_table("job_events")
+    op.drop_table("inference_processes")
