@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import os
 import socket
 import sys
@@ -21,6 +22,7 @@ from gateway.app import build_app
 from gateway.connections import BoundedProtocol
 from gateway.dialect import Dialect, Preferences
 from gateway.routes import discover
+from gateway.stopping import Stopping
 from gateway.suite import open_suite
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
@@ -29,8 +31,8 @@ from services.rpc.settings import setting, switch
 BACKLOG = 512
 # More are answered 503: each takes a file, and a process has some thousand of them.
 MOST_CONNECTIONS = 1000
-# Answers that take longer are cut off; their jobs go on.
-GRACE_SECONDS = 5
+# To write what is said to those that waited in vain.
+ANSWER_SECONDS = 2
 
 log = structlog.get_logger()
 
@@ -81,14 +83,20 @@ async def running(
     # Where somebody has set up the standard library's logs already, this does nothing.
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING)
     listener, bound = _listen(settings.http_address)
-    server = _Server(_config(settings, bound, discover() if dialects is None else dialects))
+    stopping = Stopping()
+    served = discover() if dialects is None else dialects
+    server = _Server(_config(settings, bound, served, stopping))
     serving = asyncio.create_task(server.serve([listener]))
     try:
         await server.ready.wait()
         log.info("gateway.started", address=bound)
         yield bound
     finally:
+        stopping.begun = True
+        await asyncio.sleep(settings.grace_seconds)
         server.should_exit = True
+        await asyncio.wait([serving], timeout=settings.drain_seconds)
+        stopping.abort()
         await serving
 
 
@@ -120,7 +128,9 @@ class _ToStructlog(logging.Handler):
         log.log(record.levelno, record.name, message=record.getMessage(), exc_info=error)
 
 
-def _config(settings: Settings, bound: str, dialects: Sequence[Dialect]) -> uvicorn.Config:
+def _config(
+    settings: Settings, bound: str, dialects: Sequence[Dialect], stopping: Stopping
+) -> uvicorn.Config:
     addresses = {
         "pictor.accounts.v1.AccountsService": settings.accounts_address,
         "pictor.catalog.v1.CatalogService": settings.catalog_address,
@@ -134,7 +144,7 @@ def _config(settings: Settings, bound: str, dialects: Sequence[Dialect]) -> uvic
         base64_only=settings.openai_b64_only,
     )
     app = build_app(
-        functools.partial(open_suite, addresses, token),
+        functools.partial(open_suite, addresses, token, stopping),
         preferences,
         dialects,
         require_key=settings.require_key,
@@ -149,7 +159,7 @@ def _config(settings: Settings, bound: str, dialects: Sequence[Dialect]) -> uvic
         http=BoundedProtocol,
         limit_concurrency=MOST_CONNECTIONS,
         ws="none",
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + ANSWER_SECONDS,
     )
 
 

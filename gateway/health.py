@@ -27,6 +27,8 @@ async def readyz(request: Request) -> Response:
     suite: Suite = request.state.suite
     found = await asyncio.gather(*(_missing(suite, name) for name in SERVICES), _no_model(suite))
     missing = [one for one in found if one]
+    if suite.stopping.begun:
+        missing.append("the gateway is stopping")
     body = {"ready": not missing, "missing": missing}
     return JSONResponse(body, 503 if missing else 200, headers={"cache-control": "no-store"})
 

@@ -88,7 +88,7 @@ async def watch(
 
     Raises:
         NotFound: If there is no such job.
-        Unavailable: If the inference service stays away.
+        Unavailable: If the inference service stays away, or the gateway stops.
     """
     revision, give_up = 0, time.monotonic() + RECONNECT_FOR_SECONDS
     while True:
@@ -98,14 +98,15 @@ async def watch(
             )
         )
         try:
-            async for message in call:
-                revision, give_up = message.revision, time.monotonic() + RECONNECT_FOR_SECONDS
-                yield message
-                if message.state in TERMINAL:
-                    return
+            with suite.stopping.abortable(call):
+                async for message in call:
+                    revision, give_up = message.revision, time.monotonic() + RECONNECT_FOR_SECONDS
+                    yield message
+                    if message.state in TERMINAL:
+                        return
         # A server that stops ends its streams with CANCELLED.
         except (Unavailable, Canceled):
-            if time.monotonic() > give_up:
+            if suite.stopping.over or time.monotonic() > give_up:
                 raise
         finally:
             call.cancel()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from gateway.stopping import Stopping
 from pictor.accounts.v1 import accounts_service_pb2, accounts_service_pb2_grpc
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from pictor.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
@@ -43,6 +44,7 @@ class Suite:
         catalog: Which models there are.
         inference: Draws.
         storage: Keeps images.
+        stopping: Ends what is waited for when the gateway ends.
     """
 
     channels: Mapping[str, grpc.aio.Channel]
@@ -50,16 +52,20 @@ class Suite:
     catalog: "CatalogServiceAsyncStub"
     inference: "InferenceServiceAsyncStub"
     storage: "StorageServiceAsyncStub"
+    stopping: Stopping
 
 
 @contextlib.asynccontextmanager
-async def open_suite(addresses: Mapping[str, str], token: str) -> AsyncIterator[Suite]:
+async def open_suite(
+    addresses: Mapping[str, str], token: str, stopping: Stopping
+) -> AsyncIterator[Suite]:
     """
     Open the channels within the block. Nothing is asked yet: services may start later.
 
     Args:
         addresses: ``host:port`` by the service's full name.
         token: The service token.
+        stopping: As in Suite.
     """
     async with contextlib.AsyncExitStack() as stack:
         channels = {
@@ -73,4 +79,5 @@ async def open_suite(addresses: Mapping[str, str], token: str) -> AsyncIterator[
             catalog=catalog_service_pb2_grpc.CatalogServiceStub(by_domain["catalog"]),
             inference=inference_service_pb2_grpc.InferenceServiceStub(by_domain["inference"]),
             storage=storage_service_pb2_grpc.StorageServiceStub(by_domain["storage"]),
+            stopping=stopping,
         )

@@ -14,7 +14,7 @@ from services.accounts.servicer import AccountsServicer, OwnAuthenticator
 from services.accounts.store import open_store
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
-from services.rpc.server import Served, running_server
+from services.rpc.server import Served, running_server, stop_of
 from services.rpc.settings import setting
 
 SERVICE = accounts_service_pb2.DESCRIPTOR.services_by_name["AccountsService"]
@@ -62,7 +62,13 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             AccountsServicer(accounts, Preferences(store)),
         )
         yield await stack.enter_async_context(
-            running_server(settings.accounts_address, [served], OwnAuthenticator(accounts), token)
+            running_server(
+                settings.accounts_address,
+                [served],
+                OwnAuthenticator(accounts),
+                token,
+                stop=stop_of(settings),
+            )
         )
 
 

@@ -20,7 +20,7 @@ from services.rpc.channels import open_channel
 from services.rpc.errors import NotFound
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
-from services.rpc.server import Served, running_server
+from services.rpc.server import Served, running_server, stop_of
 from services.rpc.settings import SettingError, setting
 
 
@@ -80,7 +80,11 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         accounts = await stack.enter_async_context(open_channel(settings.accounts_address, token))
         bound = await stack.enter_async_context(
             running_server(
-                settings.catalog_address, [served], AccountsAuthenticator(accounts), token
+                settings.catalog_address,
+                [served],
+                AccountsAuthenticator(accounts),
+                token,
+                stop=stop_of(settings),
             )
         )
         # Before the server waits for the calls that are being answered.

@@ -22,7 +22,7 @@ from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import run_process
-from services.rpc.server import Served, running_server
+from services.rpc.server import Served, running_server, stop_of
 
 
 @contextlib.asynccontextmanager
@@ -90,7 +90,11 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         )
         yield await stack.enter_async_context(
             running_server(
-                settings.inference_address, [served], AccountsAuthenticator(accounts), token
+                settings.inference_address,
+                [served],
+                AccountsAuthenticator(accounts),
+                token,
+                stop=stop_of(settings, dispatcher.drain),
             )
         )
 

@@ -83,6 +83,7 @@ class Dispatcher:
         self._alone = ""
         self._finishing: set[asyncio.Task[None]] = set()
         self._queued = asyncio.Event()
+        self._dispatching: asyncio.Task[None]
         jobs.on_change(self._queued.set, self._stop_attempt, self._finish_attempt)
         news.on_news(self._queued.set, self._stop_attempt, self._finish_soon)
 
@@ -93,20 +94,24 @@ class Dispatcher:
         time later are given up and queued again.
         """
         await self._store.join()
-        beating, listening, dispatching = [
+        beating, listening, self._dispatching = [
             asyncio.create_task(forever)
             for forever in (self._keep_beating(), self._news.keep_listening(), self._dispatch())
         ]
         try:
             yield
         finally:
-            await _canceled(dispatching)
-            if self._attempts:
-                await asyncio.wait(self._attempts.values(), timeout=self._drain_seconds)
-            await _canceled(*self._attempts.values())
+            await self.drain()
             await _canceled(beating, listening)
             with contextlib.suppress(SuiteError):
                 await self._store.forget([self._store.process])
+
+    async def drain(self) -> None:
+        """Begin nothing more, let attempts end for some time, and queue the others again."""
+        await _canceled(self._dispatching)
+        if self._attempts:
+            await asyncio.wait(self._attempts.values(), timeout=self._drain_seconds)
+        await _canceled(*self._attempts.values())
 
     async def _keep_beating(self) -> None:
         while True:

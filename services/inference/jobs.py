@@ -289,8 +289,9 @@ class Jobs:
         gone = leases.gone(beats) - {own}
         self._hub.keep([job.name for _, job in running])
         for owner, job in running:
-            lost = job.name not in attempts if owner == own else owner in gone or owner not in beats
-            if lost:
+            # What runs here and is given up writes so itself.
+            lost = owner == own or owner in gone or owner not in beats
+            if lost and job.name not in attempts:
                 log.warning("job.rescued", job=job.name, attempts=job.attempt_count, owner=owner)
                 await self.lose(job, max_attempts)
         if gone:

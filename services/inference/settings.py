@@ -46,12 +46,6 @@ class Settings(ProcessSettings):
         seconds,
         "After so long without a heartbeat, jobs are given to others; above the heartbeat.",
     )
-    drain_seconds: float = setting(
-        "PICTOR_DRAIN_SECONDS",
-        "10",
-        seconds,
-        "How long jobs that run may go on when the service stops; then they are queued again.",
-    )
     time_limit_seconds: float = setting(
         "PICTOR_JOB_TIME_LIMIT",
         "1800",

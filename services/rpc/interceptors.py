@@ -6,6 +6,7 @@ Who may call a method is read from its ``pictor.accounts.v1.access`` option. A m
 closed to everybody but the suite itself.
 """
 
+import asyncio
 import contextlib
 import hmac
 import re
@@ -26,6 +27,7 @@ from services.rpc.errors import (
     Internal,
     SuiteError,
     Unauthenticated,
+    Unavailable,
     reason_name,
     to_status,
 )
@@ -39,6 +41,8 @@ from services.rpc.principals import (
 )
 
 REQUEST_ID_KEY = "x-request-id"
+# Another process may be there by then.
+STOPPED_SECONDS = 1.0
 # Health and reflection tell nothing that the open source does not.
 OPEN_PACKAGES = ("grpc.health.", "grpc.reflection.")
 
@@ -58,6 +62,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, authenticator: Authenticator, token: str) -> None:
         self._authenticator = authenticator
         self._token = token
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._aborting = False
+
+    def abort(self) -> None:
+        """End the calls that are being answered with UNAVAILABLE: the process stops."""
+        self._aborting = True
+        for task in self._calls:
+            task.cancel()
 
     async def intercept_service(
         self,
@@ -115,6 +127,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         request_id = _request_id(str(metadata.get(REQUEST_ID_KEY, "")))
         structlog.contextvars.bind_contextvars(request_id=request_id, rpc=method)
         started = time.monotonic()
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
         try:
             become(await self._principal(access, metadata))
             yield
@@ -127,10 +142,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await context.abort_with_status(rpc_status.to_status(to_status(late, request_id)))
         except grpc.aio.AbortError:
             raise
+        except asyncio.CancelledError:
+            if not self._aborting:
+                raise
+            task.uncancel()
+            stopping = Unavailable("the service is stopping", retry_after_seconds=STOPPED_SECONDS)
+            await context.abort_with_status(rpc_status.to_status(to_status(stopping, request_id)))
         except Exception:
             log.exception("rpc.failed")
             hidden = Internal(f"internal error; the logs know it as request {request_id}")
             await context.abort_with_status(rpc_status.to_status(to_status(hidden, request_id)))
+        finally:
+            self._calls.discard(task)
 
     async def _principal(self, access: access_pb2.Access, metadata: dict[str, Any]) -> Principal:
         secret = secret_of(metadata)

@@ -18,6 +18,7 @@ from services.rpc.settings import (
     choice,
     describe,
     directory,
+    duration,
     read,
     setting,
     url,
@@ -67,6 +68,18 @@ class ProcessSettings:
         "",
         url,
         "URL under which clients reach the gateway; empty: http:// and PICTOR_HTTP_ADDRESS.",
+    )
+    grace_seconds: float = setting(
+        "PICTOR_GRACE_SECONDS",
+        "0",
+        duration,
+        "How long a process that stops still takes requests, so that others learn of it first.",
+    )
+    drain_seconds: float = setting(
+        "PICTOR_DRAIN_SECONDS",
+        "5",
+        duration,
+        "How long requests and jobs may go on after that; then jobs are queued again.",
     )
     log_level: str = setting(
         "PICTOR_LOG_LEVEL",

@@ -3,8 +3,9 @@ A gRPC server as every process of the suite runs one: interceptors, health check
 address whose port may be 0, and a stop that lets running calls end.
 """
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,33 @@ from grpc_reflection.v1alpha import reflection
 
 from services.rpc.interceptors import CallInterceptor
 from services.rpc.principals import Authenticator
+from services.rpc.process import ProcessSettings
 
 # The largest single message is one upload chunk of 1 MiB.
 MESSAGE_BYTES = 4 * 1024 * 1024
-GRACE_SECONDS = 5.0
+# To tell those who wait how what they waited for ended.
+TELL_SECONDS = 0.5
+# To write what is said to those whose calls are ended.
+ABORT_SECONDS = 2.0
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Stop:
+    """
+    How a server ends: health says no, new calls are still taken for a while, then none, and those
+    that are being answered may end; the rest get UNAVAILABLE.
+
+    Attributes:
+        grace_seconds: How long new calls are still taken.
+        drain_seconds: How long calls may then go on.
+        drain: Ends what the calls wait for, in about that time.
+    """
+
+    grace_seconds: float = 0.0
+    drain_seconds: float = 5.0
+    drain: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,9 +62,22 @@ class Served:
     servicer: Any
 
 
+STOP = Stop()
+
+
+def stop_of(settings: ProcessSettings, drain: Callable[[], Awaitable[None]] | None = None) -> Stop:
+    """Return how a process's settings want its server to end."""
+    return Stop(settings.grace_seconds, settings.drain_seconds, drain)
+
+
 @contextlib.asynccontextmanager
 async def running_server(
-    address: str, served: Sequence[Served], authenticator: Authenticator, token: str
+    address: str,
+    served: Sequence[Served],
+    authenticator: Authenticator,
+    token: str,
+    *,
+    stop: Stop = STOP,
 ) -> AsyncIterator[str]:
     """
     Serve within the block, and yield the address that was bound, with the real port.
@@ -50,8 +85,9 @@ async def running_server(
     Raises:
         OSError: If the address is taken or does not exist here.
     """
+    interceptor = CallInterceptor(authenticator, token)
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(authenticator, token)],
+        interceptors=[interceptor],
         options=[
             ("grpc.max_receive_message_length", MESSAGE_BYTES),
             # Channels of the suite ping idle streams every 10 s, to learn of a lost peer; gRPC's
@@ -79,7 +115,17 @@ async def running_server(
         yield bound
     finally:
         await health_servicer.enter_graceful_shutdown()
-        await server.stop(GRACE_SECONDS)
+        await asyncio.sleep(stop.grace_seconds)
+        await _ended(server, interceptor, stop)
+
+
+async def _ended(server: grpc.aio.Server, interceptor: CallInterceptor, stop: Stop) -> None:
+    closing = asyncio.create_task(server.stop(stop.drain_seconds + TELL_SECONDS + ABORT_SECONDS))
+    if stop.drain:
+        await stop.drain()
+    await asyncio.wait([closing], timeout=TELL_SECONDS if stop.drain else stop.drain_seconds)
+    interceptor.abort()
+    await closing
 
 
 def _bind(server: grpc.aio.Server, address: str) -> str:

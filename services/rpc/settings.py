@@ -105,6 +105,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def duration(text: str) -> float:
+    """Parse a length of time in seconds, which may be 0."""
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError("must be a number of seconds, 0 or more")
+    return value
+
+
 def count(text: str) -> int:
     """Parse a whole number of at least 1."""
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:

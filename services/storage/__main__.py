@@ -12,7 +12,7 @@ from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
-from services.rpc.server import Served, running_server
+from services.rpc.server import Served, running_server, stop_of
 from services.rpc.settings import SettingError, setting
 from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
@@ -97,7 +97,13 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         )
         authenticator = AccountsAuthenticator(accounts)
         yield await stack.enter_async_context(
-            running_server(settings.storage_address, [served], authenticator, token)
+            running_server(
+                settings.storage_address,
+                [served],
+                authenticator,
+                token,
+                stop=stop_of(settings),
+            )
         )
 
 

@@ -22,7 +22,7 @@ from services.rpc.errors import (
     invalid,
 )
 from services.rpc.principals import Principal, acting_for, become, caller
-from services.rpc.server import Served, running_server
+from services.rpc.server import Served, Stop, running_server
 
 TOKEN = "service-token-of-this-test"
 
@@ -319,3 +319,65 @@ async def test_a_taken_address_is_a_clear_error(address):
     with pytest.raises(OSError, match="cannot listen on"):
         async with running_server(address, [], Keys(), TOKEN):
             pass
+
+
+@contextlib.asynccontextmanager
+async def server_of(catalog, **stop):
+    models = catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]
+    served = [
+        Served(models, catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server, catalog)
+    ]
+    async with running_server("127.0.0.1:0", served, Keys(), TOKEN, stop=Stop(**stop)) as bound:
+        yield bound
+
+
+async def test_calls_that_do_not_end_are_told_that_the_server_stops(catalog):
+    """
+    With a status that says to try again, not with a connection that breaks; streams too.
+    """
+    outcomes = []
+
+    async def call(answer):
+        with pytest.raises(Unavailable, match="stopping") as ended:
+            await answer
+        outcomes.append(ended.value.retry_after_seconds)
+
+    async def stream(stub):
+        request = catalog_service_pb2.WatchServingStatusesRequest()
+        return [message async for message in stub.WatchServingStatuses(request)]
+
+    async with contextlib.AsyncExitStack() as stack:
+        server = server_of(catalog, drain_seconds=0.2)
+        bound = await server.__aenter__()
+        stub = await stack.enter_async_context(catalog_as(bound, "user"))
+        calls = [
+            asyncio.create_task(call(stub.GetModel(get_model("slow")))),
+            asyncio.create_task(call(stream(stub))),
+        ]
+        await asyncio.sleep(0.3)
+        await server.__aexit__(None, None, None)
+        await asyncio.gather(*calls)
+
+    assert outcomes == [1.0, 1.0]
+    assert catalog.left.is_set()
+
+
+async def test_a_server_that_stops_says_so_before_it_refuses(catalog):
+    """
+    In the time of grace health says NOT_SERVING while calls are still answered: whoever chooses
+    among servers has learnt of it when they no longer are.
+    """
+    server = server_of(catalog, grace_seconds=0.5)
+    bound = await server.__aenter__()
+    async with grpc.aio.insecure_channel(bound) as channel, catalog_as(bound, "user") as stub:
+        health = health_pb2_grpc.HealthStub(channel)
+        stopping = asyncio.create_task(server.__aexit__(None, None, None))
+        await asyncio.sleep(0.2)
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+        model = await stub.GetModel(get_model("id"))
+        await stopping
+        with pytest.raises(Unavailable):
+            await stub.GetModel(get_model("id"))
+
+    assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert model.name

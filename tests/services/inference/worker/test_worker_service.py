@@ -5,6 +5,7 @@ import io
 import time
 from dataclasses import dataclass
 
+import grpc
 import pytest
 from google.protobuf import duration_pb2
 from PIL import Image
@@ -71,6 +72,11 @@ class Worker:
     async def reports(self, generation, **fields):
         return [response.report async for response in self.run(generation, **fields)]
 
+    async def renew(self, seconds):
+        request = worker_service_pb2.RenewRequest()
+        request.lease.FromMilliseconds(int(seconds * 1000))
+        await self.worker.Renew(request)
+
     async def draw(self, generation, **fields):
         reports = await self.reports(generation, **fields)
         assert reports[-1].HasField("result"), reports[-1]
@@ -131,6 +137,25 @@ async def worker(engine, models_folder, tmp_path_factory):
         async with asyncio.timeout(60):
             await one.until(READY)
         yield one
+
+
+async def test_a_lease_that_is_not_renewed_ends_what_runs(worker):
+    """
+    Whoever assigned it is gone, and others may have begun it anew: nothing more is stored. A lease
+    that is renewed lets it go on.
+    """
+    long = asyncio.create_task(worker.reports(generation_of(step_count=900)))
+    for _ in range(3):
+        await worker.renew(0.5)
+        await asyncio.sleep(0.3)
+    held = long.done()
+    reports = await asyncio.wait_for(long, 10)
+    await worker.renew(60)
+    drawn = await worker.draw(generation_of(step_count=2))
+
+    assert not held
+    assert from_status(reports[-1].error).code == grpc.StatusCode.CANCELLED
+    assert drawn.job_result.images
 
 
 async def test_the_catalog_learns_what_is_ready(worker):
