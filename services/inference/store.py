@@ -271,12 +271,15 @@ class JobStore:
 
     async def queue_position(self, name: str) -> int:
         """Count the queued jobs whose turn comes before this one's, up to COUNTED_POSITIONS."""
-        own = select(*QUEUE).where(JOBS.c.name == name).subquery()
         queued = JOBS.c.state == job_pb2.Job.STATE_QUEUED
-        earlier = tuple_(*QUEUE) < tuple_(own.c.rank_us, own.c.sequence)
-        before = select(JOBS.c.sequence).select_from(JOBS, own).where(and_(queued, earlier))
-        query = select(func.count()).select_from(before.limit(COUNTED_POSITIONS).subquery())
         async with self._database.connect() as connection:
+            own = (await connection.execute(select(*QUEUE).where(JOBS.c.name == name))).first()
+            if own is None:
+                return 0
+            earlier = select(JOBS.c.sequence).where(and_(queued, tuple_(*QUEUE) < tuple(own)))
+            # In order, so that the index is read, and only its beginning.
+            first = earlier.order_by(*QUEUE).limit(COUNTED_POSITIONS)
+            query = select(func.count()).select_from(first.subquery())
             return int(await connection.scalar(query) or 0)
 
     async def queue(self, count: int) -> list[str]:
