@@ -84,6 +84,20 @@ class Accounts:
             )
         return _active(key)
 
+    async def recheck(self, name: str) -> ApiKey:
+        """
+        Find a key whose secret was good.
+
+        Raises:
+            Unauthenticated: If it was revoked, or has expired.
+        """
+        key = await self._store.key(*key_ids(name))
+        if key is None:
+            raise _refused(
+                "there is no such API key", error_reason_pb2.ERROR_REASON_API_KEY_INVALID
+            )
+        return _active(key)
+
     async def create_account(self, wanted: account_pb2.Account) -> Account:
         """
         Make an account with the display name and the billing of *wanted*.

@@ -39,7 +39,10 @@ class AccountsServicer(accounts_service_pb2_grpc.AccountsServiceServicer):
         self, request: accounts_service_pb2.AuthenticateRequest, context: Context
     ) -> accounts_service_pb2.AuthenticateResponse:
         """Tell whose secret this is."""
-        key = await self._accounts.authenticate(request.secret)
+        if request.api_key:
+            key = await self._accounts.recheck(request.api_key)
+        else:
+            key = await self._accounts.authenticate(request.secret)
         return accounts_service_pb2.AuthenticateResponse(
             account=key.account, api_key=key.name, scopes=key.scopes
         )
@@ -191,3 +194,12 @@ class OwnAuthenticator:
         """
         key = await self._accounts.authenticate(secret)
         return Principal(account=key.account, scopes=frozenset(key.scopes), api_key=key.name)
+
+    async def recheck(self, api_key: str) -> None:
+        """
+        Insist that a key is still good.
+
+        Raises:
+            Unauthenticated: If it is not.
+        """
+        await self._accounts.recheck(api_key)

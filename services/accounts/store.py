@@ -202,6 +202,13 @@ class Store:
             row = (await connection.execute(query)).one_or_none()
         return _key(row) if row else None
 
+    async def key(self, account_id: str, key_id: str) -> ApiKey | None:
+        """Read one key."""
+        this = (_api_keys.c.id == key_id) & (_api_keys.c.account_id == account_id)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(select(_api_keys).where(this))).one_or_none()
+        return _key(row) if row else None
+
     async def keys(
         self, account_id: str | None, limit: int, after: Position | None
     ) -> list[ApiKey]:

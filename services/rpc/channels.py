@@ -23,7 +23,7 @@ from services.rpc.errors import (
     from_status,
 )
 from services.rpc.interceptors import REQUEST_ID_KEY
-from services.rpc.principals import ACCOUNT_KEY, SCOPES_KEY, caller
+from services.rpc.principals import ACCOUNT_KEY, API_KEY_KEY, SCOPES_KEY, caller
 
 # Unary calls between services are lookups and single transactions.
 DEADLINE_SECONDS = 20.0
@@ -111,6 +111,8 @@ class _Caller:
             metadata.add(ACCOUNT_KEY, principal.account)
             if not principal.is_service:
                 metadata.add(SCOPES_KEY, " ".join(sorted(principal.scopes)))
+                if principal.api_key:
+                    metadata.add(API_KEY_KEY, principal.api_key)
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         if request_id:
             metadata.add(REQUEST_ID_KEY, request_id)
