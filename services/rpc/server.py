@@ -57,7 +57,7 @@ async def running_server(
             # Channels of the suite ping idle streams every 10 s, to learn of a lost peer; gRPC's
             # own default takes three of these for an attack and hangs up.
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             # Two servers on one port would each answer half of the calls.
             ("grpc.so_reuseport", 0),
         ],
