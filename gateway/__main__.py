@@ -134,7 +134,7 @@ def _config(settings: Settings, bound: str, dialects: Sequence[Dialect]) -> uvic
         base64_only=settings.openai_b64_only,
     )
     app = build_app(
-        functools.partial(open_suite, addresses, token),
+        functools.partial(open_suite, addresses, token, settings.tls),
         preferences,
         dialects,
         require_key=settings.require_key,

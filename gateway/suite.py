@@ -12,6 +12,7 @@ from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from pictor.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.rpc.channels import open_channel
+from services.rpc.tls import PLAIN, Tls
 
 if TYPE_CHECKING:
     from pictor.accounts.v1.accounts_service_pb2_grpc import AccountsServiceAsyncStub
@@ -53,17 +54,20 @@ class Suite:
 
 
 @contextlib.asynccontextmanager
-async def open_suite(addresses: Mapping[str, str], token: str) -> AsyncIterator[Suite]:
+async def open_suite(
+    addresses: Mapping[str, str], token: str, tls: Tls = PLAIN
+) -> AsyncIterator[Suite]:
     """
     Open the channels within the block. Nothing is asked yet: services may start later.
 
     Args:
         addresses: ``host:port`` by the service's full name.
         token: The service token.
+        tls: What the channels speak.
     """
     async with contextlib.AsyncExitStack() as stack:
         channels = {
-            name: await stack.enter_async_context(open_channel(address, token))
+            name: await stack.enter_async_context(open_channel(address, token, tls=tls))
             for name, address in addresses.items()
         }
         by_domain = {name.split(".")[1]: channel for name, channel in channels.items()}

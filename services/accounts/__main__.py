@@ -63,7 +63,9 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             AccountsServicer(accounts, Preferences(store), Ledger(store)),
         )
         yield await stack.enter_async_context(
-            running_server(settings.accounts_address, [served], OwnAuthenticator(accounts), token)
+            running_server(
+                settings.accounts_address, [served], OwnAuthenticator(accounts), token, settings.tls
+            )
         )
 
 

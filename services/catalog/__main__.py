@@ -90,10 +90,16 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server,
             CatalogServicer(catalog, serving, store),
         )
-        accounts = await stack.enter_async_context(open_channel(settings.accounts_address, token))
+        accounts = await stack.enter_async_context(
+            open_channel(settings.accounts_address, token, tls=settings.tls)
+        )
         bound = await stack.enter_async_context(
             running_server(
-                settings.catalog_address, [served], AccountsAuthenticator(accounts), token
+                settings.catalog_address,
+                [served],
+                AccountsAuthenticator(accounts),
+                token,
+                settings.tls,
             )
         )
         # Before the server waits for the calls that are being answered.

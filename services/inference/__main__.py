@@ -53,7 +53,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         )
         stack.push_async_callback(store.close)
         accounts, catalog, storage = [
-            await stack.enter_async_context(open_channel(address, token))
+            await stack.enter_async_context(open_channel(address, token, tls=settings.tls))
             for address in (
                 settings.accounts_address,
                 settings.catalog_address,
@@ -92,7 +92,11 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         )
         yield await stack.enter_async_context(
             running_server(
-                settings.inference_address, [served], AccountsAuthenticator(accounts), token
+                settings.inference_address,
+                [served],
+                AccountsAuthenticator(accounts),
+                token,
+                settings.tls,
             )
         )
 

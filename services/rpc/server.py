@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.rpc.interceptors import CallInterceptor
 from services.rpc.principals import Authenticator
+from services.rpc.tls import PLAIN, Tls
 
 # The largest single message is one upload chunk of 1 MiB.
 MESSAGE_BYTES = 4 * 1024 * 1024
@@ -42,7 +43,11 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def running_server(
-    address: str, served: Sequence[Served], authenticator: Authenticator, token: str
+    address: str,
+    served: Sequence[Served],
+    authenticator: Authenticator,
+    token: str,
+    tls: Tls = PLAIN,
 ) -> AsyncIterator[str]:
     """
     Serve within the block, and yield the address that was bound, with the real port.
@@ -70,7 +75,7 @@ async def running_server(
     reflection.enable_server_reflection(
         [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
     )
-    bound = _bind(server, address)
+    bound = _bind(server, address, tls)
     await server.start()
     for name in ["", *names]:
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -82,10 +87,14 @@ async def running_server(
         await server.stop(GRACE_SECONDS)
 
 
-def _bind(server: grpc.aio.Server, address: str) -> str:
+def _bind(server: grpc.aio.Server, address: str, tls: Tls) -> str:
     host = address.rpartition(":")[0]
     try:
-        port = server.add_insecure_port(address)
+        secure = tls.server_credentials()
+        if secure:
+            port = server.add_secure_port(address, secure)
+        else:
+            port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: is it taken by another process?") from error
     return f"{host}:{port}"

@@ -81,7 +81,9 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(backend.close)
         store = await open_store(settings.database)
         stack.push_async_callback(store.close)
-        accounts = await stack.enter_async_context(open_channel(settings.accounts_address, token))
+        accounts = await stack.enter_async_context(
+            open_channel(settings.accounts_address, token, tls=settings.tls)
+        )
         assets = Assets(store, backend, spool_dir)
         stack.push_async_callback(assets.close)
         await stack.enter_async_context(_sweeping(assets))
@@ -97,7 +99,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         )
         authenticator = AccountsAuthenticator(accounts)
         yield await stack.enter_async_context(
-            running_server(settings.storage_address, [served], authenticator, token)
+            running_server(settings.storage_address, [served], authenticator, token, settings.tls)
         )
 
 

@@ -26,6 +26,7 @@ from services.inference.executor import DeviceLost
 from services.rpc.channels import open_channel
 from services.rpc.principals import acting_for, service_token
 from services.rpc.settings import read
+from services.rpc.tls import PLAIN, Tls
 from services.storage import __main__ as storage
 
 ALICE, BOB = "accounts/alice", "accounts/bob"
@@ -159,7 +160,7 @@ async def neighbours(folder, **environ: str) -> AsyncIterator[dict[str, str]]:
         yield bound
 
 
-async def serve_model(address: str, token: str, model: str) -> None:
+async def serve_model(address: str, token: str, model: str, tls: Tls = PLAIN) -> None:
     """Tell the catalog of a device process that has *model* ready."""
     ready = serving_pb2.ReplicaModel(
         model=f"models/{model}", state=serving_pb2.ServingStatus.STATE_READY
@@ -168,7 +169,7 @@ async def serve_model(address: str, token: str, model: str) -> None:
         replica=serving_pb2.Replica(replica_id="test", device="cpu", models=[ready])
     )
     request.ttl.FromSeconds(60)
-    async with open_channel(address, token) as channel:
+    async with open_channel(address, token, tls=tls) as channel:
         await catalog_service_pb2_grpc.CatalogServiceStub(channel).ReportReplica(request)
 
 
@@ -178,7 +179,7 @@ async def inference_in(environ, executor) -> AsyncIterator[Inference]:
     token = service_token(settings.data_dir)
     async with (
         inference.serving(settings, executor) as bound,
-        open_channel(bound, token) as channel,
+        open_channel(bound, token, tls=settings.tls) as channel,
     ):
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
         yield Inference(stub, executor, settings, token)
