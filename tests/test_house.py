@@ -15,7 +15,13 @@ PACKAGES = ("services", "gateway", "cli")
 FILES = sorted(
     path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.is_file()
 )
-SHARED = ("services.rpc", "services.database", "services.paging", "services.timestamps")
+SHARED = (
+    "services.rpc",
+    "services.database",
+    "services.paging",
+    "services.timestamps",
+    "services.outbound",
+)
 SERVICES = ("accounts", "catalog", "inference", "storage")
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}
 
@@ -26,7 +32,11 @@ FENCES = {
     "transformers": ("services/inference/worker/",),
     "boto3": ("services/storage/backends/s3.py",),
     "sqlalchemy": ("services/database.py", *(f"services/{name}/store.py" for name in SERVICES)),
-    "httpx": ("services/storage/remote.py",),
+    "httpx": (
+        "services/outbound.py",
+        "services/storage/remote.py",
+        "services/inference/webhooks.py",
+    ),
     "starlette": ("gateway/",),
     "uvicorn": ("gateway/",),
     "click": ("cli/",),

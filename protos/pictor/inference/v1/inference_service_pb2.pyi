@@ -36,6 +36,7 @@ class CreateJobRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    WEBHOOK_URL_FIELD_NUMBER: _builtins.int
     dialect: _builtins.str
     """Names the public API through which the request came. At most 63 characters; empty for gRPC."""
     validate_only: _builtins.bool
@@ -56,6 +57,11 @@ class CreateJobRequest(_message.Message):
     included: INVALID_ARGUMENT with PARAMETER_NOT_HONOURED, which names each of them. Omitted: such
     parameters are only noted in the job's receipt.
     """
+    webhook_url: _builtins.str
+    """Is told when the job has ended: an absolute URL with http or https whose host is public. It gets a
+    POST signed by the Standard Webhooks scheme, again and again for a day until it answers 2xx. The
+    account needs a secret, see RotateWebhookSecret: FAILED_PRECONDITION with WEBHOOK_SECRET_MISSING.
+    """
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
         """Says what to draw."""
@@ -74,10 +80,11 @@ class CreateJobRequest(_message.Message):
         priority: _builtins.int = ...,
         job_id: _builtins.str = ...,
         strict: _builtins.bool = ...,
+        webhook_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "strict", b"strict", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "strict", b"strict", "validate_only", b"validate_only", "webhook_url", b"webhook_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
