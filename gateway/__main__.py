@@ -144,7 +144,7 @@ def _config(
         base64_only=settings.openai_b64_only,
     )
     app = build_app(
-        functools.partial(open_suite, addresses, token, stopping),
+        functools.partial(open_suite, addresses, token, stopping, settings.tls),
         preferences,
         dialects,
         require_key=settings.require_key,

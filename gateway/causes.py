@@ -25,6 +25,9 @@ from services.rpc.errors import (
 
 Causes = tuple[SuiteError, ...]
 
+_CREDITS = StateConflict(
+    "the balance does not cover the price", reason=reasons.ERROR_REASON_INSUFFICIENT_CREDITS
+)
 _NOT_SERVING = Unavailable(
     "nothing serves the model now",
     reason=reasons.ERROR_REASON_MODEL_NOT_SERVING,
@@ -78,6 +81,7 @@ DRAWING: Causes = (
     ),
     NotFound("no such model", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),
     AlreadyExists("the id that was chosen for the job is taken"),
+    _CREDITS,
     _NOT_SERVING,
 )
 WAITING: Causes = (
@@ -95,6 +99,7 @@ AGAIN: Causes = (
     StateConflict("the job goes on, or has succeeded"),
     NotFound("an input image is gone", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),
     NotFound("the model is gone", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),
+    _CREDITS,
     _NOT_SERVING,
 )
 ASSET: Causes = (NotFound("no such image", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),)

@@ -5,18 +5,21 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from pictor.accounts.v1 import accounts_service_pb2_grpc
 from pictor.catalog.v1 import catalog_service_pb2_grpc
 from pictor.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from pictor.storage.v1 import storage_service_pb2_grpc
+from services.inference.charging import Charging
 from services.inference.dispatcher import Dispatcher
 from services.inference.executor import Executor, open_executor
 from services.inference.hub import Hub
 from services.inference.jobs import Jobs
 from services.inference.leases import Leases
 from services.inference.news import News
+from services.inference.outbox import Outbox, Topic
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import Settings
-from services.inference.store import JobStore
+from services.inference.store import CAPTURE, RELEASE, JobStore
 from services.inference.watching import Watching
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
@@ -52,7 +55,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         )
         stack.push_async_callback(store.close)
         accounts, catalog, storage = [
-            await stack.enter_async_context(open_channel(address, token))
+            await stack.enter_async_context(open_channel(address, token, tls=settings.tls))
             for address in (
                 settings.accounts_address,
                 settings.catalog_address,
@@ -77,11 +80,25 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             drain_seconds=settings.drain_seconds,
         )
         await stack.enter_async_context(dispatcher.running())
+        charging = Charging(
+            accounts_service_pb2_grpc.AccountsServiceStub(accounts),
+            store,
+            settings.reconcile_seconds,
+        )
+        outbox = Outbox(
+            store,
+            {topic: Topic(charging.settle) for topic in (CAPTURE, RELEASE)},
+            settings.reconcile_seconds,
+        )
+        jobs.on_end(outbox.wake, executor.slot_count)
+        await stack.enter_async_context(outbox.running())
+        await stack.enter_async_context(charging.reconciling())
         servicer = InferenceServicer(
             jobs,
             Watching(jobs, store, hub),
             catalog_stub,
             storage_service_pb2_grpc.StorageServiceStub(storage),
+            charging,
         )
         served = Served(
             inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
@@ -94,6 +111,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
                 [served],
                 AccountsAuthenticator(accounts),
                 token,
+                settings.tls,
                 stop=stop_of(settings, dispatcher.drain),
             )
         )

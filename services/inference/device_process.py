@@ -20,6 +20,8 @@ from services.inference.executor import DeviceLost
 from services.rpc.channels import open_channel
 from services.rpc.errors import DeadlineExceeded, SuiteError, Unavailable
 from services.rpc.principals import SUITE, become, caller
+from services.rpc.process import ProcessSettings
+from services.rpc.settings import read
 
 MODULE = "services.inference.worker"
 STOP_SECONDS = 5.0
@@ -59,6 +61,7 @@ class DeviceProcess:
         self.running_count = 0
         self._environ = {**environ, "PICTOR_DEVICE": device}
         self._token = token
+        self._tls = read(ProcessSettings, environ).tls
         self._on_change = on_change
         self._module = module
         self._channel: grpc.aio.Channel | None = None
@@ -178,7 +181,7 @@ class DeviceProcess:
             if not address:
                 return
             log.info("device.started", device=self.device, pid=process.pid, address=address)
-            async with open_channel(address, self._token) as channel:
+            async with open_channel(address, self._token, tls=self._tls) as channel:
                 with self._reachable(channel):
                     await process.wait()
         finally:

@@ -23,7 +23,8 @@ from pictor.inference.v1 import generation_pb2, job_pb2
 from pictor.worker.v1 import worker_pb2
 from services.inference.hub import Hub
 from services.inference.leases import Leases
-from services.inference.store import COUNTED_POSITIONS, JobStore
+from services.inference.paces import Paces
+from services.inference.store import COUNTED_POSITIONS, JobStore, rank_us
 from services.paging import decode_token, encode_token
 from services.rpc.errors import (
     AlreadyExists,
@@ -63,6 +64,9 @@ class Jobs:
         self._wake_dispatcher: Callable[[], None] = lambda: None
         self._stop_attempt: Callable[[str], None] = lambda _name: None
         self._finish_attempt: Callable[[str], Awaitable[None]] = _do_nothing
+        self._wake_outbox: Callable[[], None] = lambda: None
+        self._slot_count = 1
+        self.paces = Paces()
 
     def on_change(
         self,
@@ -78,6 +82,11 @@ class Jobs:
         self._stop_attempt = stop_attempt
         self._finish_attempt = finish_attempt
 
+    def on_end(self, wake_outbox: Callable[[], None], slot_count: int) -> None:
+        """Name what is called when a job has ended, and how many are drawn at once."""
+        self._wake_outbox = wake_outbox
+        self._slot_count = slot_count
+
     async def create(
         self,
         generation: generation_pb2.Generation,
@@ -88,9 +97,12 @@ class Jobs:
         priority: int = 0,
         job_id: str = "",
         retry_of: str = "",
+        price: int = 0,
     ) -> job_pb2.Job:
         """
         Queue an admitted generation; the job is durable when this returns.
+
+        Its *price*, in micro-credits, is held by then.
 
         Raises:
             AlreadyExists: If *job_id* is taken.
@@ -108,12 +120,22 @@ class Jobs:
             request_id=structlog.contextvars.get_contextvars().get("request_id", ""),
             create_time=_now(),
             retry_of=retry_of,
+            price_microcredits=price,
         )
         if not await self._store.insert(job):
             raise _taken(job.name)
         log.info("job.queued", job=job.name, model=generation.model, dialect=dialect)
         self._wake_dispatcher()
         return await self._with_progress(job)
+
+    async def quote(self, job: job_pb2.Job) -> job_pb2.Job:
+        """Add to a job that has not been made when it would be drawn."""
+        job.create_time.CopyFrom(_now())
+        job.progress.step_count = job.generation.step_count
+        job.progress.queue_position = await self._store.count_before(rank_us(job))
+        self._expect(job)
+        job.ClearField("create_time")
+        return job
 
     async def check_free(self, job_id: str) -> None:
         """
@@ -244,7 +266,9 @@ class Jobs:
             done.progress.CopyFrom(newest)
         done.progress.step = done.progress.step_count
         done.finish_time.CopyFrom(_now())
-        await self._write(done)
+        done.cost_microcredits = job.price_microcredits
+        if await self._write(done):
+            self.paces.note(done)
 
     async def fail(self, job: job_pb2.Job, error: SuiteError) -> None:
         """End an attempt with an error, unless it has lost its lease."""
@@ -316,6 +340,7 @@ class Jobs:
             if place is None:
                 place = await self._store.queue_position(job.name)
             job.progress.queue_position = place
+            self._expect(job)
         elif job.state == job_pb2.Job.STATE_RUNNING:
             job.progress.step_count = job.generation.step_count
             if newest := self._hub.progress(job.name):
@@ -331,6 +356,12 @@ class Jobs:
         return [
             await self._with_progress(job, places.get(job.name, COUNTED_POSITIONS)) for job in jobs
         ]
+
+    def _expect(self, job: job_pb2.Job) -> None:
+        ahead = job.progress.queue_position
+        seconds = self.paces.expected_seconds(job, ahead, self._slot_count)
+        if seconds is not None:
+            job.expected_duration.FromNanoseconds(int(seconds * 1e9))
 
     async def _end(
         self, job: job_pb2.Job, state: State.ValueType, *, error: SuiteError
@@ -352,6 +383,8 @@ class Jobs:
         state = State.Name(job.state).removeprefix("STATE_").lower()
         log.info("job.changed", job=job.name, state=state, revision=job.revision)
         self._hub.publish_state(job.name)
+        if job.state in TERMINAL:
+            self._wake_outbox()
         return job
 
 

@@ -1,6 +1,7 @@
 """InferenceService: what a caller may ask about jobs."""
 
 import contextlib
+import uuid
 from collections.abc import AsyncIterator
 
 from grpc.aio import ServicerContext
@@ -31,7 +32,9 @@ from services.inference.admission import (
     ignored,
     model_id,
 )
+from services.inference.charging import Charging
 from services.inference.jobs import Jobs
+from services.inference.prices import price_of
 from services.inference.receipt import Receipt
 from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
@@ -55,6 +58,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         watching: Streams of events.
         catalog: Knows the models, and what is being served.
         storage: Knows the input images.
+        charging: Takes credits for jobs.
     """
 
     def __init__(
@@ -63,11 +67,13 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         watching: Watching,
         catalog: "catalog_service_pb2_grpc.CatalogServiceAsyncStub",
         storage: "storage_service_pb2_grpc.StorageServiceAsyncStub",
+        charging: Charging,
     ) -> None:
         self._jobs = jobs
         self._watching = watching
         self._catalog = catalog
         self._storage = storage
+        self._charging = charging
 
     async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
         asked = request.generation
@@ -85,19 +91,32 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         receipt = Receipt(asked, request.receipt, strict=request.strict)
         receipt.add(notes)
         status = await self._serving(model)
-        if status.served_by != model.name:
-            model = await self._model(status.served_by)
-            receipt.add(adapt(generation, model)[1])
+        drawn, served_by = generation, status.served_by
+        if served_by != model.name:
+            model = await self._model(served_by)
+            drawn, departures = adapt(generation, model)
+            receipt.add(departures)
         receipt.add(ignored(asked, model))
+        price = price_of(drawn, model)
         if request.validate_only:
-            return Job(generation=generation, receipt=receipt.notes)
+            quoted = Job(
+                generation=generation,
+                receipt=receipt.notes,
+                priority=request.priority,
+                served_by="" if served_by == generation.model else served_by,
+                price_microcredits=await self._charging.quote(caller().account, price),
+            )
+            return await self._jobs.quote(quoted)
+        job_id = request.job_id or str(uuid.uuid4())
+        held = await self._charging.hold(f"jobs/{job_id}", caller().account, price)
         return await self._jobs.create(
             generation,
             dialect=request.dialect,
             served_by=status.served_by,
             receipt=receipt.notes,
             priority=request.priority,
-            job_id=request.job_id,
+            job_id=job_id,
+            price=held,
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
@@ -120,6 +139,12 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         model = await self._model(before.generation.model)
         await self._input_size(before.generation)
         status = await self._serving(model)
+        drawn = before.generation
+        if status.served_by != model.name:
+            model = await self._model(status.served_by)
+            drawn, _ = adapt(drawn, model)
+        job_id = str(uuid.uuid4())
+        price = price_of(drawn, model)
         return await self._jobs.create(
             before.generation,
             dialect=before.dialect,
@@ -128,6 +153,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             # A priority above 0 was a permission of whoever asked then.
             priority=min(before.priority, 0),
             retry_of=before.name,
+            job_id=job_id,
+            price=await self._charging.hold(f"jobs/{job_id}", caller().account, price),
         )
 
     async def ListSamplers(

@@ -44,17 +44,14 @@ COUNTED_POSITIONS = 1000
 CHANNEL = "pictor_jobs"
 
 TABLES = MetaData()
+# SQLite counts rows by itself only in what it calls an INTEGER.
+SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 
 JOBS = Table(
     "jobs",
     TABLES,
     # The order of admission.
-    Column(
-        "sequence",
-        BigInteger().with_variant(Integer, "sqlite"),
-        primary_key=True,
-        autoincrement=True,
-    ),
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
     Column("name", String(64), nullable=False, unique=True),
     Column("account", String(64), nullable=False),
     Column("state", Integer, nullable=False),
@@ -83,6 +80,20 @@ PROCESSES = Table(
     # Counts its heartbeats; who sees it stand still knows that the process is gone.
     Column("beat", BigInteger, nullable=False),
 )
+OUTBOX = Table(
+    "outbox",
+    TABLES,
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("job", String(64), nullable=False),
+    Column("topic", String(20), nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("due_us", BigInteger, nullable=False),
+    Column("create_us", BigInteger, nullable=False),
+    Index("outbox_by_time", "due_us", "sequence"),
+    Index("outbox_by_job", "job"),
+)
+# Topics of the outbox: spend what is held for a job, or give it back.
+CAPTURE, RELEASE = "capture", "release"
 
 QUEUE = (JOBS.c.rank_us, JOBS.c.sequence)
 # What one step of priority is worth, in waiting: nobody waits for ever behind more important jobs.
@@ -95,6 +106,25 @@ class Event(NamedTuple):
     revision: int
     state: job_pb2.Job.State.ValueType
     event_time: Timestamp
+
+
+class OutboxMessage(NamedTuple):
+    """
+    Something to be told after a job has ended.
+
+    Attributes:
+        topic: What it is about: CAPTURE or RELEASE.
+        attempt_count: How often it was tried to deliver it.
+        due_us: When to try next, in microseconds since the epoch.
+        create_us: When the job ended.
+    """
+
+    sequence: int
+    job: str
+    topic: str
+    attempt_count: int
+    due_us: int
+    create_us: int
 
 
 class JobStore:
@@ -276,12 +306,15 @@ class JobStore:
 
     async def queue_position(self, name: str) -> int:
         """Count the queued jobs whose turn comes before this one's, up to COUNTED_POSITIONS."""
-        own = select(*QUEUE).where(JOBS.c.name == name).subquery()
         queued = JOBS.c.state == job_pb2.Job.STATE_QUEUED
-        earlier = tuple_(*QUEUE) < tuple_(own.c.rank_us, own.c.sequence)
-        before = select(JOBS.c.sequence).select_from(JOBS, own).where(and_(queued, earlier))
-        query = select(func.count()).select_from(before.limit(COUNTED_POSITIONS).subquery())
         async with self._database.connect() as connection:
+            own = (await connection.execute(select(*QUEUE).where(JOBS.c.name == name))).first()
+            if own is None:
+                return 0
+            earlier = select(JOBS.c.sequence).where(and_(queued, tuple_(*QUEUE) < tuple(own)))
+            # In order, so that the index is read, and only its beginning.
+            first = earlier.order_by(*QUEUE).limit(COUNTED_POSITIONS)
+            query = select(func.count()).select_from(first.subquery())
             return int(await connection.scalar(query) or 0)
 
     async def queue(self, count: int) -> list[str]:
@@ -301,6 +334,49 @@ class JobStore:
             rows = await connection.execute(query)
         return [Event(row.revision, row.state, _time(row.event_us)) for row in rows]
 
+    async def due_messages(self, now_us: int, count: int) -> list[OutboxMessage]:
+        """Read the messages whose time has come, those that wait longest first."""
+        query = select(OUTBOX).where(OUTBOX.c.due_us <= now_us)
+        query = query.order_by(OUTBOX.c.due_us, OUTBOX.c.sequence).limit(count)
+        async with self._database.connect() as connection:
+            return [OutboxMessage(*row) for row in await connection.execute(query)]
+
+    async def take_message(self, message: OutboxMessage, until_us: int) -> bool:
+        """Take a message until then, counting an attempt; False if somebody else has it."""
+        unchanged = and_(OUTBOX.c.sequence == message.sequence, OUTBOX.c.due_us == message.due_us)
+        async with self._database.begin() as connection:
+            taken = await connection.execute(
+                update(OUTBOX)
+                .where(unchanged)
+                .values(due_us=until_us, attempt_count=OUTBOX.c.attempt_count + 1)
+            )
+        return bool(taken.rowcount)
+
+    async def postpone_message(self, sequence: int, due_us: int) -> None:
+        """Say when to try again."""
+        this = OUTBOX.c.sequence == sequence
+        async with self._database.begin() as connection:
+            await connection.execute(update(OUTBOX).where(this).values(due_us=due_us))
+
+    async def drop_message(self, sequence: int) -> None:
+        """Forget a message, which was delivered."""
+        async with self._database.begin() as connection:
+            await connection.execute(delete(OUTBOX).where(OUTBOX.c.sequence == sequence))
+
+    async def is_to_be_settled(self, job: str) -> bool:
+        """Tell whether a message about a job's hold is still to be delivered."""
+        settling = OUTBOX.c.topic.in_((CAPTURE, RELEASE))
+        query = select(func.count()).where(and_(OUTBOX.c.job == job, settling))
+        async with self._database.connect() as connection:
+            return bool(await connection.scalar(query))
+
+    async def count_before(self, rank_us: int) -> int:
+        """Count the queued jobs whose turn comes before that of one with this rank."""
+        queued = JOBS.c.state == job_pb2.Job.STATE_QUEUED
+        query = select(func.count()).where(and_(queued, JOBS.c.rank_us <= rank_us))
+        async with self._database.connect() as connection:
+            return int(await connection.scalar(query) or 0)
+
     async def _write(self, connection: AsyncConnection, job: job_pb2.Job) -> bool:
         written = await connection.execute(
             update(JOBS)
@@ -310,6 +386,7 @@ class JobStore:
         if written.rowcount != 1:
             return False
         await self._add_event(connection, job)
+        await _add_messages(connection, job)
         crash_point("inference.before_change")
         return True
 
@@ -329,11 +406,30 @@ class JobStore:
     def _values(self, job: job_pb2.Job) -> dict[str, object]:
         return {
             "state": int(job.state),
-            "rank_us": job.create_time.ToMicroseconds() - job.priority * PRIORITY_US,
+            "rank_us": rank_us(job),
             "revision": job.revision,
             "owner": self.process if job.state == job_pb2.Job.STATE_RUNNING else "",
             "message": job.SerializeToString(deterministic=True),
         }
+
+
+async def _add_messages(connection: AsyncConnection, job: job_pb2.Job) -> None:
+    """Write down what is to be told of a job that has ended."""
+    if job.WhichOneof("outcome") is None:
+        return
+    now = Timestamp()
+    now.GetCurrentTime()
+    moment = now.ToMicroseconds()
+    succeeded = job.state == job_pb2.Job.STATE_SUCCEEDED
+    topics = [CAPTURE if succeeded else RELEASE] if job.price_microcredits else []
+    for topic in topics:
+        row = {"job": job.name, "topic": topic, "attempt_count": 0}
+        await connection.execute(insert(OUTBOX).values(**row, due_us=moment, create_us=moment))
+
+
+def rank_us(job: job_pb2.Job) -> int:
+    """Return a job's place in the queue: when it was made, earlier or later by its priority."""
+    return job.create_time.ToMicroseconds() - job.priority * PRIORITY_US
 
 
 def _new_process() -> str:

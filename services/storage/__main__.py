@@ -81,7 +81,9 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(backend.close)
         store = await open_store(settings.database)
         stack.push_async_callback(store.close)
-        accounts = await stack.enter_async_context(open_channel(settings.accounts_address, token))
+        accounts = await stack.enter_async_context(
+            open_channel(settings.accounts_address, token, tls=settings.tls)
+        )
         assets = Assets(store, backend, spool_dir)
         stack.push_async_callback(assets.close)
         await stack.enter_async_context(_sweeping(assets))
@@ -102,6 +104,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
                 [served],
                 authenticator,
                 token,
+                settings.tls,
                 stop=stop_of(settings),
             )
         )

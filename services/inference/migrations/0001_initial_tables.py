@@ -45,9 +45,33 @@ def upgrade() -> None:
         batch_op.create_index("jobs_by_account", ["account", "sequence"], unique=False)
         batch_op.create_index("jobs_by_state", ["state", "rank_us", "sequence"], unique=False)
 
+    op.create_table(
+        "outbox",
+        sa.Column(
+            "sequence",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+        ),
+        sa.Column("job", sa.String(length=64), nullable=False),
+        sa.Column("topic", sa.String(length=20), nullable=False),
+        sa.Column("attempt_count", sa.Integer(), nullable=False),
+        sa.Column("due_us", sa.BigInteger(), nullable=False),
+        sa.Column("create_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("sequence"),
+    )
+    with op.batch_alter_table("outbox", schema=None) as batch_op:
+        batch_op.create_index("outbox_by_job", ["job"], unique=False)
+        batch_op.create_index("outbox_by_time", ["due_us", "sequence"], unique=False)
+
 
 def downgrade() -> None:
     """Step down."""
+    with op.batch_alter_table("outbox", schema=None) as batch_op:
+        batch_op.drop_index("outbox_by_time")
+        batch_op.drop_index("outbox_by_job")
+
+    op.drop_table("outbox")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index("jobs_by_state")
         batch_op.drop_index("jobs_by_account")

@@ -105,7 +105,7 @@ async def running(
     )
     async with contextlib.AsyncExitStack() as stack:
         accounts, catalog, storage = [
-            await stack.enter_async_context(open_channel(where, token))
+            await stack.enter_async_context(open_channel(where, token, tls=settings.tls))
             for where in (
                 settings.accounts_address,
                 settings.catalog_address,
@@ -120,7 +120,11 @@ async def running(
         )
         stack.callback(torch_thread.close)
         server = running_server(
-            settings.worker_address, [served], AccountsAuthenticator(accounts), token
+            settings.worker_address,
+            [served],
+            AccountsAuthenticator(accounts),
+            token,
+            settings.tls,
         )
         bound = await stack.enter_async_context(server)
         # Before the server waits for the calls that are being answered.

@@ -141,6 +141,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED. The route exists, but not for this method.
     {"reason": "METHOD_NOT_ALLOWED", "metadata": {"allow": "GET, HEAD"}}
     """
+    ERROR_REASON_INSUFFICIENT_CREDITS: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION. The balance does not cover the price of the job. Both in micro-credits.
+    {"reason": "INSUFFICIENT_CREDITS", "metadata": {"price": "9437184", "balance": "1000000"}}
+    """
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 38
+    """ALREADY_EXISTS. A request id was used before, for something else.
+    {"reason": "REQUEST_ID_REUSED", "metadata": {"request_id": "invoice-17"}}
+    """
     ERROR_REASON_JOB_STATE_CONFLICT: _ErrorReason.ValueType  # 40
     """FAILED_PRECONDITION. The job is in a state that does not permit this.
     {"reason": "JOB_STATE_CONFLICT", "metadata": {"state": "STATE_SUCCEEDED"}}
@@ -308,6 +316,14 @@ ERROR_REASON_ROUTE_NOT_FOUND: ErrorReason.ValueType  # 35
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 36
 """UNIMPLEMENTED. The route exists, but not for this method.
 {"reason": "METHOD_NOT_ALLOWED", "metadata": {"allow": "GET, HEAD"}}
+"""
+ERROR_REASON_INSUFFICIENT_CREDITS: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION. The balance does not cover the price of the job. Both in micro-credits.
+{"reason": "INSUFFICIENT_CREDITS", "metadata": {"price": "9437184", "balance": "1000000"}}
+"""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 38
+"""ALREADY_EXISTS. A request id was used before, for something else.
+{"reason": "REQUEST_ID_REUSED", "metadata": {"request_id": "invoice-17"}}
 """
 ERROR_REASON_JOB_STATE_CONFLICT: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION. The job is in a state that does not permit this.

@@ -39,7 +39,9 @@ class CreateJobRequest(_message.Message):
     dialect: _builtins.str
     """Names the public API through which the request came. At most 63 characters; empty for gRPC."""
     validate_only: _builtins.bool
-    """Checks everything and queues nothing; the answer has no name."""
+    """Checks everything but the input assets and the balance, and queues nothing. The answer has no name;
+    it is a quote: price, expected duration and the place in the queue.
+    """
     priority: _builtins.int
     """Puts the job before others or behind them: -10 to 10. Each step of it is worth a minute of waiting.
     Omitted: 0. Above 0 only with the scope `accounts:admin`: PERMISSION_DENIED with SCOPE_MISSING.
