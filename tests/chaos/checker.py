@@ -12,6 +12,8 @@ The invariants: what must hold after every round, whatever has died in it.
     I7  no key, secret or prompt in any log
     I8  orphaned files are collected within the collection period
     A9  another account's job does not exist
+    F1  who asks rightly is not told that it was wrong, nor that the suite is broken: a process that
+        is away is a 503, which may be tried again
 
 Each is a function from what was seen and what is found to the violations. None of them asks a
 process anything: ``test_checker.py`` gives each one forged histories, and each must fail.
@@ -74,7 +76,7 @@ def _ends_once(history: History, findings: Findings) -> Iterator[tuple[str, str]
             yield job.name, f"is {job.state} for ever, after {job.attempts} attempts"
         if job.state == FAILED and job.reason not in PERMITTED_REASONS:
             yield job.name, f"failed with {job.reason}: that is no fault of its own"
-        if job.state == CANCELED and job.name not in history.canceled:
+        if job.state == CANCELED and job.name not in history.canceled | history.cancel_asked:
             yield job.name, "is canceled, and nobody has asked for that"
         if job.name in history.canceled and job.state != CANCELED:
             yield job.name, f"its cancellation was acknowledged, and it is {job.state}"
@@ -219,6 +221,10 @@ def _hides(history: History, _findings: Findings) -> Iterator[tuple[str, str]]:
         yield job, f"was shown to {account}, which does not own it"
 
 
+def _blames_nobody(history: History, _findings: Findings) -> Iterator[tuple[str, str]]:
+    yield from history.refused
+
+
 def leaks(logs: Mapping[str, str], secrets: Collection[str]) -> Iterator[tuple[str, str]]:
     """Find keys, secrets and prompts in what was logged; the secret itself is not told again."""
     for process, text in logs.items():
@@ -237,5 +243,6 @@ INVARIANTS: Mapping[str, Callable[[History, Findings], Iterator[tuple[str, str]]
     "I6": _same_job,
     "I8": _collects,
     "A9": _hides,
+    "F1": _blames_nobody,
 }
 NAMES = (*INVARIANTS, "I7")

@@ -87,12 +87,16 @@ class History:
         submitted: By job.
         acknowledged: Jobs that a client was told of; each by the way it was told.
         canceled: Jobs whose cancellation was acknowledged.
+        cancel_asked: Jobs whose cancellation somebody has asked for, or left them to.
+        refused: Good requests that were refused as if they were bad ones, and the answer.
         foreign: Jobs, and accounts that were shown them though they own them not.
     """
 
     submitted: dict[str, Submission] = field(default_factory=dict)
     acknowledged: dict[str, str] = field(default_factory=dict)
     canceled: set[str] = field(default_factory=set)
+    cancel_asked: set[str] = field(default_factory=set)
+    refused: list[tuple[str, str]] = field(default_factory=list)
     watches: list[Watch] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     keys: list[KeyUse] = field(default_factory=list)

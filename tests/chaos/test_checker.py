@@ -253,6 +253,7 @@ FORGED_HISTORIES = {
     "a watcher is told nothing": ("I4", change_watch(changes=[])),
     "a watcher is told of the past": ("I4", change_watch(stale=[2])),
     "a key makes two jobs": ("I6", lambda h: h.keys.append(KeyUse("k", ALICE, LOST))),
+    "a good request is refused": ("F1", lambda h: h.refused.append((GOOD, "401"))),
     "another account is shown a job": ("A9", lambda h: h.foreign.append((GOOD, BOB))),
 }
 
