@@ -70,9 +70,21 @@ IMAGES: Causes = (
         reason=reasons.ERROR_REASON_MEDIA_TYPE_UNSUPPORTED,
     ),
 )
+REPEATED: Causes = (
+    InvalidRequest(
+        "the Idempotency-Key came with another request",
+        reason=reasons.ERROR_REASON_IDEMPOTENCY_KEY_REUSED,
+    ),
+    StateConflict(
+        "the first request with this Idempotency-Key is being answered",
+        reason=reasons.ERROR_REASON_REQUEST_IN_PROGRESS,
+        retry_after_seconds=1,
+    ),
+)
 DRAWING: Causes = (
     *VALUES,
     *IMAGES,
+    *REPEATED,
     InvalidRequest("the prompt is too long", reason=reasons.ERROR_REASON_PROMPT_TOO_LONG),
     InvalidRequest("the model does not do this", reason=reasons.ERROR_REASON_OPERATION_UNSUPPORTED),
     InvalidRequest(
@@ -96,6 +108,7 @@ WAITING: Causes = (
 JOB: Causes = (NotFound("no such job", reason=reasons.ERROR_REASON_JOB_NOT_FOUND),)
 ENDED: Causes = (StateConflict("the job has ended already"),)
 AGAIN: Causes = (
+    *REPEATED,
     StateConflict("the job goes on, or has succeeded"),
     NotFound("an input image is gone", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),
     NotFound("the model is gone", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),

@@ -12,6 +12,7 @@ from pictor.storage.v1 import storage_service_pb2_grpc
 from services.inference.charging import Charging
 from services.inference.dispatcher import Dispatcher
 from services.inference.executor import Executor, open_executor
+from services.inference.housekeeping import keeping_house
 from services.inference.hub import Hub
 from services.inference.jobs import Jobs
 from services.inference.leases import Leases
@@ -93,6 +94,9 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         jobs.on_end(outbox.wake, executor.slot_count)
         await stack.enter_async_context(outbox.running())
         await stack.enter_async_context(charging.reconciling())
+        await stack.enter_async_context(
+            keeping_house(store, idempotency_hours=settings.idempotency_hours)
+        )
         servicer = InferenceServicer(
             jobs,
             Watching(jobs, store, hub),

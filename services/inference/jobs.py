@@ -24,7 +24,8 @@ from pictor.worker.v1 import worker_pb2
 from services.inference.hub import Hub
 from services.inference.leases import Leases
 from services.inference.paces import Paces
-from services.inference.store import COUNTED_POSITIONS, JobStore, rank_us
+from services.inference.prices import work_us
+from services.inference.store import COUNTED_POSITIONS, NO_KEY, JobStore, Key
 from services.paging import decode_token, encode_token
 from services.rpc.errors import (
     AlreadyExists,
@@ -41,6 +42,7 @@ from services.rpc.principals import caller
 log = structlog.get_logger()
 State = job_pb2.Job.State
 RESCUED_AT_ONCE = 1000
+LONGEST_KEY = 255
 _JOB_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 # Of the 4 MiB that a message may have; progress is added to each job.
 PAGE_BYTES = 3 * 1024 * 1024
@@ -98,14 +100,17 @@ class Jobs:
         job_id: str = "",
         retry_of: str = "",
         price: int = 0,
+        key: Key = NO_KEY,
     ) -> job_pb2.Job:
         """
         Queue an admitted generation; the job is durable when this returns.
 
-        Its *price*, in micro-credits, is held by then.
+        Its *price*, in micro-credits, is held by then. Where the *key* has made a job, that one is
+        the answer.
 
         Raises:
             AlreadyExists: If *job_id* is taken.
+            InvalidRequest: If the key was used for another request.
         """
         job = job_pb2.Job(
             name=f"jobs/{job_id or uuid.uuid4()}",
@@ -122,17 +127,47 @@ class Jobs:
             retry_of=retry_of,
             price_microcredits=price,
         )
-        if not await self._store.insert(job):
+        if not await self._store.insert(job, key, work_us(generation)):
+            # A twin may have come first; what was held for this one is given back later.
+            if before := await self.replayed(key):
+                return before
             raise _taken(job.name)
         log.info("job.queued", job=job.name, model=generation.model, dialect=dialect)
         self._wake_dispatcher()
         return await self._with_progress(job)
 
+    async def replayed(self, key: Key) -> job_pb2.Job | None:
+        """
+        Return the job that the caller's key has made, if it has.
+
+        Raises:
+            InvalidRequest: If the key is too long, or was used for another request.
+        """
+        if len(key.key) > LONGEST_KEY:
+            raise invalid(
+                "idempotency_key",
+                f"idempotency_key has {len(key.key)} characters; it has at most {LONGEST_KEY}",
+            )
+        used = await self._store.key(caller().account, key.key) if key.key else None
+        if used is None:
+            return None
+        fingerprint, name = used
+        if fingerprint != key.fingerprint:
+            raise invalid(
+                "idempotency_key",
+                "the idempotency key came with another request before; choose a new one for each"
+                " request, and repeat a request unchanged",
+                reasons.ERROR_REASON_IDEMPOTENCY_KEY_REUSED,
+            )
+        job = await self.get(name)
+        job.replayed = True
+        return job
+
     async def quote(self, job: job_pb2.Job) -> job_pb2.Job:
         """Add to a job that has not been made when it would be drawn."""
         job.create_time.CopyFrom(_now())
         job.progress.step_count = job.generation.step_count
-        job.progress.queue_position = await self._store.count_before(rank_us(job))
+        job.progress.queue_position = await self._store.count_before(job)
         self._expect(job)
         job.ClearField("create_time")
         return job

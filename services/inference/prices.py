@@ -8,6 +8,9 @@ from pictor.inference.v1 import generation_pb2
 from services.rpc.errors import invalid
 
 MEGAPIXEL = 1_000_000
+# On which device, nobody knows; only the proportions count.
+MEGAPIXEL_STEP_US = 100_000
+LEAST_WORK_US = 100_000
 # What accounts hold for one job at most, in micro-credits.
 MOST_MICROCREDITS = 10**15
 
@@ -32,6 +35,11 @@ def price_of(generation: generation_pb2.Generation, model: model_pb2.Model) -> i
             reasons.ERROR_REASON_FIELD_OUT_OF_RANGE,
         )
     return price
+
+
+def work_us(generation: generation_pb2.Generation) -> int:
+    """Return how much of its account's share a job takes: some time for each megapixel-step."""
+    return max(LEAST_WORK_US, pixel_steps(generation) * MEGAPIXEL_STEP_US // MEGAPIXEL)
 
 
 def pixel_steps(generation: generation_pb2.Generation) -> int:

@@ -1,6 +1,7 @@
 """InferenceService: what a caller may ask about jobs."""
 
 import contextlib
+import hashlib
 import uuid
 from collections.abc import AsyncIterator
 
@@ -38,6 +39,7 @@ from services.inference.prices import price_of
 from services.inference.receipt import Receipt
 from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
+from services.inference.store import Key
 from services.inference.watching import Watching
 from services.paging import page_size
 from services.rpc.crash import crash_point
@@ -45,6 +47,7 @@ from services.rpc.errors import Unavailable, invalid
 from services.rpc.principals import caller
 
 RETRY_SECONDS = 5.0
+LONGEST_FINGERPRINT = 64
 
 Context = ServicerContext[object, object]
 
@@ -76,6 +79,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         self._charging = charging
 
     async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
+        key = key_of(request)
+        if before := await self._jobs.replayed(key):
+            return before
         asked = request.generation
         if not asked.model:
             raise invalid(
@@ -117,6 +123,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             priority=request.priority,
             job_id=job_id,
             price=held,
+            key=key,
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
@@ -135,6 +142,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         return await self._jobs.finish(request.name)
 
     async def RetryJob(self, request: RetryJobRequest, context: Context) -> Job:
+        key = Key(request.idempotency_key, f"retry {request.name}".encode())
+        if again := await self._jobs.replayed(key):
+            return again
         before = await self._jobs.ended_badly(request.name)
         model = await self._model(before.generation.model)
         await self._input_size(before.generation)
@@ -153,6 +163,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             # A priority above 0 was a permission of whoever asked then.
             priority=min(before.priority, 0),
             retry_of=before.name,
+            key=key,
             job_id=job_id,
             price=await self._charging.hold(f"jobs/{job_id}", caller().account, price),
         )
@@ -213,3 +224,20 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         if not generation.input_images:
             return None
         return model_pb2.Size(width_px=assets[0].width_px, height_px=assets[0].height_px)
+
+
+def key_of(request: CreateJobRequest) -> Key:
+    """Return a request's idempotency key; without a fingerprint its own bytes are one."""
+    fingerprint = request.request_fingerprint
+    if len(fingerprint) > LONGEST_FINGERPRINT:
+        raise invalid(
+            "request_fingerprint",
+            f"request_fingerprint has {len(fingerprint)} bytes; it has at most"
+            f" {LONGEST_FINGERPRINT}",
+        )
+    if request.idempotency_key and not fingerprint:
+        asked = CreateJobRequest()
+        asked.CopyFrom(request)
+        asked.ClearField("validate_only")
+        fingerprint = hashlib.sha256(asked.SerializeToString(deterministic=True)).digest()
+    return Key(request.idempotency_key, fingerprint)

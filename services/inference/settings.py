@@ -34,6 +34,12 @@ class Settings(ProcessSettings):
         count,
         "How often a job is started before a lost device fails it; the last time alone.",
     )
+    idempotency_hours: float = setting(
+        "PICTOR_IDEMPOTENCY_HOURS",
+        "24",
+        seconds,
+        "How long an idempotency key is remembered, in hours.",
+    )
     heartbeat_seconds: float = setting(
         "PICTOR_HEARTBEAT_SECONDS",
         "2",

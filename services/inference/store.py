@@ -54,15 +54,20 @@ JOBS = Table(
     Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
     Column("name", String(64), nullable=False, unique=True),
     Column("account", String(64), nullable=False),
+    Column("priority", Integer, nullable=False),
     Column("state", Integer, nullable=False),
-    # The order of the queue: when the job was made, earlier or later by its priority.
+    # The order of the queue: when the job's turn begins, earlier or later by its priority.
     Column("rank_us", BigInteger, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    # Where its turn ends within its priority, see ``_turn``.
+    Column("turn_end_us", BigInteger, nullable=False),
     # Which process of the service runs it; empty unless it runs.
     Column("owner", String(40), nullable=False),
     # The Job message without its progress.
     Column("message", LargeBinary, nullable=False),
     Index("jobs_by_account", "account", "sequence"),
+    Index("jobs_by_turn", "state", "priority", "account", "turn_end_us"),
+    Index("jobs_by_priority", "state", "priority", "rank_us"),
     Index("jobs_by_state", "state", "rank_us", "sequence"),
 )
 EVENTS = Table(
@@ -72,6 +77,16 @@ EVENTS = Table(
     Column("revision", BigInteger, primary_key=True),
     Column("state", Integer, nullable=False),
     Column("event_us", BigInteger, nullable=False),
+)
+KEYS = Table(
+    "idempotency_keys",
+    TABLES,
+    Column("account", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("job", String(64), nullable=False),
+    Column("create_us", BigInteger, nullable=False),
+    Index("idempotency_keys_by_age", "create_us"),
 )
 PROCESSES = Table(
     "inference_processes",
@@ -127,6 +142,22 @@ class OutboxMessage(NamedTuple):
     create_us: int
 
 
+class Key(NamedTuple):
+    """
+    An idempotency key, and what it was used for.
+
+    Attributes:
+        key: As the account chose it; empty for none.
+        fingerprint: Tells requests apart.
+    """
+
+    key: str = ""
+    fingerprint: bytes = b""
+
+
+NO_KEY = Key()
+
+
 class JobStore:
     """
     Reads and writes jobs.
@@ -151,19 +182,53 @@ class JobStore:
         """Give the connections back."""
         await self._database.close()
 
-    async def insert(self, job: job_pb2.Job) -> bool:
-        """Make a job durable, with its first event; False if there is one of this name."""
+    async def insert(self, job: job_pb2.Job, key: Key = NO_KEY, work_us: int = 0) -> bool:
+        """
+        Make a job durable, with its first event.
+
+        Args:
+            job: Is to be queued.
+            key: Belongs to it from now on.
+            work_us: How much of the account's share it takes.
+
+        Returns:
+            False if there is one of this name, or the key is used.
+        """
         try:
             async with self._database.begin() as connection:
+                begin = await _turn(connection, job)
                 await connection.execute(
-                    insert(JOBS).values(name=job.name, account=job.account, **self._values(job))
+                    insert(JOBS).values(
+                        name=job.name,
+                        account=job.account,
+                        priority=job.priority,
+                        rank_us=begin - job.priority * PRIORITY_US,
+                        turn_end_us=begin + work_us,
+                        **self._values(job),
+                    )
                 )
                 await self._add_event(connection, job)
+                if key.key:
+                    await _add_key(connection, job, key)
                 crash_point("inference.before_admission")
         except IntegrityError:
             return False
         crash_point("inference.after_admission")
         return True
+
+    async def key(self, account: str, key: str) -> tuple[bytes, str] | None:
+        """Read the fingerprint and the job of a key, if it was used."""
+        query = select(KEYS.c.fingerprint, KEYS.c.job).where(
+            and_(KEYS.c.account == account, KEYS.c.key == key)
+        )
+        async with self._database.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return (row.fingerprint, row.job) if row else None
+
+    async def forget_keys(self, before_us: int) -> None:
+        """Drop the keys that were used before a moment."""
+        async with self._database.begin() as connection:
+            await connection.execute(delete(KEYS).where(KEYS.c.create_us < before_us))
 
     @stamina.retry(on=Unavailable, attempts=None, timeout=AWAY_SECONDS, wait_max=2.0)
     async def change(self, job: job_pb2.Job) -> bool:
@@ -370,11 +435,13 @@ class JobStore:
         async with self._database.connect() as connection:
             return bool(await connection.scalar(query))
 
-    async def count_before(self, rank_us: int) -> int:
-        """Count the queued jobs whose turn comes before that of one with this rank."""
-        queued = JOBS.c.state == job_pb2.Job.STATE_QUEUED
-        query = select(func.count()).where(and_(queued, JOBS.c.rank_us <= rank_us))
+    async def count_before(self, job: job_pb2.Job) -> int:
+        """Count the queued jobs before whose turn one would come that is made now."""
         async with self._database.connect() as connection:
+            rank = await _turn(connection, job) - job.priority * PRIORITY_US
+            earlier = and_(JOBS.c.state == job_pb2.Job.STATE_QUEUED, JOBS.c.rank_us <= rank)
+            first = select(JOBS.c.sequence).where(earlier).order_by(*QUEUE).limit(COUNTED_POSITIONS)
+            query = select(func.count()).select_from(first.subquery())
             return int(await connection.scalar(query) or 0)
 
     async def _write(self, connection: AsyncConnection, job: job_pb2.Job) -> bool:
@@ -406,7 +473,6 @@ class JobStore:
     def _values(self, job: job_pb2.Job) -> dict[str, object]:
         return {
             "state": int(job.state),
-            "rank_us": rank_us(job),
             "revision": job.revision,
             "owner": self.process if job.state == job_pb2.Job.STATE_RUNNING else "",
             "message": job.SerializeToString(deterministic=True),
@@ -427,9 +493,36 @@ async def _add_messages(connection: AsyncConnection, job: job_pb2.Job) -> None:
         await connection.execute(insert(OUTBOX).values(**row, due_us=moment, create_us=moment))
 
 
-def rank_us(job: job_pb2.Job) -> int:
-    """Return a job's place in the queue: when it was made, earlier or later by its priority."""
-    return job.create_time.ToMicroseconds() - job.priority * PRIORITY_US
+async def _turn(connection: AsyncConnection, job: job_pb2.Job) -> int:
+    """
+    Return when a job's turn begins: fair queueing by start times (Goyal, Vin and Cheng, 1996).
+
+    Accounts that wait take turns, in proportion to the work of their jobs. A job's turn begins now,
+    or with the first of those that wait if that has waited longer; but where its account has jobs
+    that wait, behind the last of them. All of this is within the jobs of one priority: across
+    priorities the time of waiting counts.
+    """
+    now = job.create_time.ToMicroseconds()
+    waits = and_(
+        JOBS.c.state == int(job_pb2.Job.STATE_QUEUED), JOBS.c.priority == int(job.priority)
+    )
+    first = await connection.scalar(select(func.min(JOBS.c.rank_us)).where(waits))
+    own = and_(waits, JOBS.c.account == job.account)
+    last = await connection.scalar(select(func.max(JOBS.c.turn_end_us)).where(own))
+    begin = now if first is None else min(now, first + job.priority * PRIORITY_US)
+    return begin if last is None else max(begin, last)
+
+
+async def _add_key(connection: AsyncConnection, job: job_pb2.Job, key: Key) -> None:
+    await connection.execute(
+        insert(KEYS).values(
+            account=job.account,
+            key=key.key,
+            fingerprint=key.fingerprint,
+            job=job.name,
+            create_us=job.create_time.ToMicroseconds(),
+        )
+    )
 
 
 def _new_process() -> str:

@@ -161,6 +161,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS. The id that the caller chose for its job is taken, by whomever.
     {"reason": "JOB_EXISTS", "metadata": {"job": "jobs/5f0c"}}
     """
+    ERROR_REASON_IDEMPOTENCY_KEY_REUSED: _ErrorReason.ValueType  # 43
+    """INVALID_ARGUMENT. The idempotency key was used before, for another request.
+    {"reason": "IDEMPOTENCY_KEY_REUSED", "metadata": {"field": "idempotency_key"}}
+    """
+    ERROR_REASON_REQUEST_IN_PROGRESS: _ErrorReason.ValueType  # 44
+    """FAILED_PRECONDITION. The first request with this idempotency key is still being answered.
+    {"reason": "REQUEST_IN_PROGRESS", "metadata": {"job": "jobs/c3b1e0e7-2f7c-4c66-bd13-97b6c2b87f1d"}}
+    """
     ERROR_REASON_MODEL_NOT_SERVING: _ErrorReason.ValueType  # 50
     """UNAVAILABLE. The model is known, but nothing serves it now. RetryInfo says when to ask again.
     {"reason": "MODEL_NOT_SERVING", "metadata": {"model": "models/a/b"}}
@@ -336,6 +344,14 @@ ERROR_REASON_LEASE_LOST: ErrorReason.ValueType  # 41
 ERROR_REASON_JOB_EXISTS: ErrorReason.ValueType  # 42
 """ALREADY_EXISTS. The id that the caller chose for its job is taken, by whomever.
 {"reason": "JOB_EXISTS", "metadata": {"job": "jobs/5f0c"}}
+"""
+ERROR_REASON_IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 43
+"""INVALID_ARGUMENT. The idempotency key was used before, for another request.
+{"reason": "IDEMPOTENCY_KEY_REUSED", "metadata": {"field": "idempotency_key"}}
+"""
+ERROR_REASON_REQUEST_IN_PROGRESS: ErrorReason.ValueType  # 44
+"""FAILED_PRECONDITION. The first request with this idempotency key is still being answered.
+{"reason": "REQUEST_IN_PROGRESS", "metadata": {"job": "jobs/c3b1e0e7-2f7c-4c66-bd13-97b6c2b87f1d"}}
 """
 ERROR_REASON_MODEL_NOT_SERVING: ErrorReason.ValueType  # 50
 """UNAVAILABLE. The model is known, but nothing serves it now. RetryInfo says when to ask again.

@@ -36,6 +36,8 @@ class CreateJobRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_FINGERPRINT_FIELD_NUMBER: _builtins.int
     dialect: _builtins.str
     """Names the public API through which the request came. At most 63 characters; empty for gRPC."""
     validate_only: _builtins.bool
@@ -56,6 +58,14 @@ class CreateJobRequest(_message.Message):
     included: INVALID_ARGUMENT with PARAMETER_NOT_HONOURED, which names each of them. Omitted: such
     parameters are only noted in the job's receipt.
     """
+    idempotency_key: _builtins.str
+    """Makes the request safe to repeat: the same key of the same account gives the same job, for at least a
+    day. At most 255 characters. Empty: each request makes a job. INVALID_ARGUMENT with
+    IDEMPOTENCY_KEY_REUSED if the key came with another request before. A request that is refused
+    leaves its key unused.
+    """
+    request_fingerprint: _builtins.bytes
+    """Tells requests with one key apart, at most 64 bytes. Empty: the request itself does."""
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
         """Says what to draw."""
@@ -74,10 +84,12 @@ class CreateJobRequest(_message.Message):
         priority: _builtins.int = ...,
         job_id: _builtins.str = ...,
         strict: _builtins.bool = ...,
+        idempotency_key: _builtins.str = ...,
+        request_fingerprint: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "strict", b"strict", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "idempotency_key", b"idempotency_key", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "request_fingerprint", b"request_fingerprint", "strict", b"strict", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -267,16 +279,20 @@ class RetryJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Names it: `jobs/{job}`."""
+    idempotency_key: _builtins.str
+    """Makes the request safe to repeat, as in CreateJobRequest."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
