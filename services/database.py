@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services import migrations
+from services.rpc.crash import crash_point
 from services.rpc.errors import Unavailable
 from services.rpc.settings import SettingError
 
@@ -43,10 +44,12 @@ class Database:
 
     Args:
         engine: With the tables of the service's newest migration.
+        service: Whose they are.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, service: str) -> None:
         self._engine = engine
+        self._service = service
 
     @property
     def notifies(self) -> bool:
@@ -64,6 +67,8 @@ class Database:
         with _saying_that_it_is_away():
             async with self._engine.begin() as connection:
                 yield connection
+                crash_point(f"{self._service}.before_commit")
+        crash_point(f"{self._service}.after_commit")
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
@@ -137,7 +142,7 @@ async def open_database(url: str, service: str) -> Database:
             f"the database {_shown(url)} is of a newer version of Pictor than this one: run that,"
             f" or restore a backup from before; this one knows up to {migrations.newest(service)}"
         ) from None
-    return Database(engine)
+    return Database(engine, service)
 
 
 async def notify(connection: AsyncConnection, channel: str, payload: str) -> None:

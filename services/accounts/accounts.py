@@ -29,6 +29,7 @@ from services.accounts.api_key import (
 )
 from services.accounts.store import Store
 from services.paging import next_token, page_size, position
+from services.rpc.crash import crash_point
 from services.rpc.errors import Unauthenticated
 from services.rpc.principals import write_secret
 from services.timestamps import now
@@ -73,6 +74,7 @@ class Accounts:
         Raises:
             Unauthenticated: If it opens none. A key's state is told only to who has its secret.
         """
+        crash_point("accounts.authenticate")
         if not secret:
             raise _refused("no API key was given", error_reason_pb2.ERROR_REASON_API_KEY_MISSING)
         prefix = prefix_of(secret) if len(secret) <= LONGEST_SECRET else None

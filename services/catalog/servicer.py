@@ -28,6 +28,7 @@ from services.catalog.catalog import Catalog
 from services.catalog.serving import Serving
 from services.catalog.store import TargetStore
 from services.catalog.targets import target_of
+from services.rpc.crash import crash_point
 from services.rpc.errors import InvalidRequest, invalid
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -94,6 +95,7 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
         """Take a device process's report."""
         check_replica(request.replica)
         self._serving.report(request.replica, ttl_seconds(request))
+        crash_point("catalog.report")
         return ReportReplicaResponse(
             desired_models=self._serving.desired_models(request.replica),
             stopped_models=self._serving.stopped_models(),

@@ -84,12 +84,16 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         )
         await stack.enter_async_context(dispatcher.running())
         accounts_stub = accounts_service_pb2_grpc.AccountsServiceStub(accounts)
-        charging = Charging(accounts_stub, store)
+        charging = Charging(accounts_stub, store, settings.reconcile_seconds)
         webhooks = Webhooks(accounts_stub, store, settings.webhook_networks)
         telling = Topic(webhooks.deliver, LONGEST_PAUSE_SECONDS, GIVE_UP_SECONDS)
         # Two, so that nobody waits for his credits behind a webhook that answers slowly.
         outboxes = [
-            Outbox(store, {topic: Topic(charging.settle) for topic in (CAPTURE, RELEASE)}),
+            Outbox(
+                store,
+                {topic: Topic(charging.settle) for topic in (CAPTURE, RELEASE)},
+                settings.reconcile_seconds,
+            ),
             Outbox(store, {WEBHOOK: telling}),
         ]
         for outbox in outboxes:

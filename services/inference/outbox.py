@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from services.inference.store import JobStore, OutboxMessage
+from services.rpc.crash import crash_point
 from services.rpc.errors import SuiteError
 from services.timestamps import now
 
@@ -57,11 +58,18 @@ class Outbox:
     Args:
         store: Has them.
         topics: By name, as the store writes it; others are left to another outbox.
+        taken_seconds: How long who delivers a message has it; after a crash another one does.
     """
 
-    def __init__(self, store: JobStore, topics: Mapping[str, Topic]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        topics: Mapping[str, Topic],
+        taken_seconds: float = TAKEN_SECONDS,
+    ) -> None:
         self._store = store
         self._topics = topics
+        self._taken_seconds = taken_seconds
         self._news = asyncio.Event()
 
     def wake(self) -> None:
@@ -106,15 +114,17 @@ class Outbox:
         return len(due)
 
     async def _deliver(self, message: OutboxMessage) -> None:
-        if not await self._store.take_message(message, now() + int(TAKEN_SECONDS * 1e6)):
+        if not await self._store.take_message(message, now() + int(self._taken_seconds * 1e6)):
             return
         topic = self._topics[message.topic]
+        crash_point("inference.before_delivery")
         try:
-            async with asyncio.timeout(TAKEN_SECONDS / 2):
+            async with asyncio.timeout(self._taken_seconds / 2):
                 await topic.deliver(message)
         except (SuiteError, OSError) as error:
             await self._postpone(message, topic, error)
         else:
+            crash_point("inference.after_delivery")
             await self._store.drop_message(message.sequence)
 
     async def _postpone(

@@ -47,6 +47,7 @@ from services.inference.store import Key
 from services.inference.watching import Watching
 from services.inference.webhooks import Webhooks, to_message
 from services.paging import page_size
+from services.rpc.crash import crash_point
 from services.rpc.errors import Unavailable, invalid
 from services.rpc.principals import caller
 
@@ -211,6 +212,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         async with contextlib.aclosing(watch) as responses:  # type: ignore[type-var]  # an async generator
             async for response in responses:
                 yield response
+                crash_point("inference.mid_stream")
 
     async def _model(self, name: str) -> model_pb2.Model:
         name = name if name.startswith("models/") else f"models/{name}"

@@ -60,6 +60,12 @@ class Settings(ProcessSettings):
         seconds,
         "After so long without a heartbeat, jobs are given to others; above the heartbeat.",
     )
+    reconcile_seconds: float = setting(
+        "PICTOR_RECONCILE_SECONDS",
+        "60",
+        seconds,
+        "After so long, what a lost process held or was about to charge is settled by another.",
+    )
     time_limit_seconds: float = setting(
         "PICTOR_JOB_TIME_LIMIT",
         "1800",

@@ -35,6 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pictor.inference.v1 import job_pb2
 from services.database import Database, notify, open_database
+from services.rpc.crash import crash_point
 from services.rpc.errors import Unavailable
 
 AWAY_SECONDS = 60.0
@@ -246,8 +247,10 @@ class JobStore:
                 await self._add_event(connection, job)
                 if key.key:
                     await _add_key(connection, job, key)
+                crash_point("inference.before_admission")
         except IntegrityError:
             return False
+        crash_point("inference.after_admission")
         return True
 
     async def key(self, account: str, key: str) -> tuple[bytes, str] | None:
@@ -275,7 +278,9 @@ class JobStore:
             False if the stored revision is not the one before; nothing is changed then.
         """
         async with self._database.begin() as connection:
-            return await self._write(connection, job)
+            written = await self._write(connection, job)
+        crash_point("inference.after_change")
+        return written
 
     async def lease(
         self, change: Callable[[job_pb2.Job], job_pb2.Job | None]
@@ -517,6 +522,7 @@ class JobStore:
             return False
         await self._add_event(connection, job)
         await _add_messages(connection, job)
+        crash_point("inference.before_change")
         return True
 
     async def _add_event(self, connection: AsyncConnection, job: job_pb2.Job) -> None:
