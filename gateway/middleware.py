@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.bodies import BUDGET
+from gateway.rates import rate_headers
 from services.rpc.interceptors import REQUEST_ID_KEY
 from services.rpc.principals import SUITE, become
 
@@ -47,7 +48,8 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(raw=message["headers"])[REQUEST_ID_KEY] = request_id
+                headers = MutableHeaders(raw=message["headers"])
+                headers.update({REQUEST_ID_KEY: request_id, **rate_headers(scope)})
             await send(message)
 
         try:
