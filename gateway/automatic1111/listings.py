@@ -100,7 +100,7 @@ def schedulers(call: Call) -> Answer:
             {
                 "name": one.name,
                 "label": one.label,
-                "aliases": None,
+                "aliases": names.aliases(one) or None,
                 "default_rho": -1.0,
                 "need_inner_model": False,
             }

@@ -4,12 +4,14 @@ import asyncio
 import base64
 import io
 import json
+import time
 from typing import ClassVar
 
 import pytest
 from PIL import Image
 
 from gateway.automatic1111.drawing import decode_img2img, decode_txt2img, fit
+from gateway.automatic1111.infotext import parse
 from gateway.dialect import Call, Found, Preferences
 from gateway.dialects.automatic1111 import DIALECT
 from pictor.catalog.v1 import model_pb2, serving_pb2
@@ -38,6 +40,7 @@ FOUND = Found(
     samplers=[
         sampler_pb2.Sampler(name="Euler", scheduler="E", schedules=["automatic", "karras"]),
         sampler_pb2.Sampler(name="Euler a", scheduler="EA", schedules=["automatic"]),
+        sampler_pb2.Sampler(name="LMS", scheduler="L", schedules=["automatic", "sgm_uniform"]),
         sampler_pb2.Sampler(name="DPM++ 2M", scheduler="D", schedules=["automatic", "karras"]),
     ],
     schedules=[
@@ -237,6 +240,7 @@ def test_the_relays_default_model_is_its_documented_one():
         ("euler A", None, ("Euler a", ""), set()),
         ("DPM++ 2M Karras", "Automatic", ("DPM++ 2M", "karras"), set()),
         ("DPM++ 2M", "karras", ("DPM++ 2M", "karras"), set()),
+        ("LMS SGMUniform", None, ("LMS", "sgm_uniform"), set()),
         ("Euler a", "Karras", ("Euler a", ""), {"scheduler"}),
         ("DPM adaptive", None, ("", ""), {"sampler_name"}),
         ("Euler", "kl_optimal", ("Euler", ""), {"scheduler"}),
@@ -265,6 +269,8 @@ def test_samplers_and_schedules_are_found_by_their_names(sampler, scheduler, use
         ("<lora:fur:much>", {}, {"ignored"}),
         ("<lora:../fur:1>", {}, {"ignored"}),
         ("<hypernet:fur:1>", {}, {"ignored"}),
+        ("<lora:>", {}, {"ignored"}),
+        ("<lora::1>", {}, {"ignored"}),
         (" ".join(f"<lora:n{k}:1>" for k in range(9)), {f"n{k}": 1 for k in range(8)}, {"ignored"}),
     ],
 )
@@ -277,6 +283,45 @@ def test_extra_networks_become_adapters_and_leave_the_prompt(tag, adapters, note
     assert order.generation.prompt == "a cat, red"
     assert {one.adapter: one.weight for one in order.generation.loras} == adapters
     assert set(noted(order).values()) == notes
+
+
+def test_what_closes_around_a_network_is_none_itself():
+    """
+    The job service would read it as one more, and refuse its name.
+    """
+    order = decoded(prompt="a <lo<lora:fur:1>ra:no/name:1>")
+
+    assert order.generation.prompt == "a lora:no/name:1>"
+    assert [one.adapter for one in order.generation.loras] == ["fur"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "<lora:" * 16_000},
+        {"override_settings": {"sd_model_checkpoint": "a" + " " * 90_000 + "b"}},
+    ],
+    ids=["prompt", "checkpoint"],
+)
+def test_long_texts_take_no_time(body):
+    """
+    What is decoded stands in everybody's way.
+    """
+    started = time.monotonic()
+    decoded(**body)
+
+    assert time.monotonic() - started < 2
+
+
+def test_the_parameters_of_a_file_take_no_time():
+    """
+    A megabyte of text in a picture is a few bytes of request.
+    """
+    started = time.monotonic()
+
+    assert parse("a" * 1_000_000)["Prompt"]
+    assert len(parse("a\n" + 'ab: "\\",' * 100_000)) == 2
+    assert time.monotonic() - started < 2
 
 
 def test_only_the_prompt_names_networks():
@@ -829,7 +874,8 @@ async def test_every_list_is_there(house, mount):
 
     assert all(isinstance(listed, list) for listed in lists.values())
     assert {"Euler a", "DPM++ 2M"} <= {one["name"] for one in lists["samplers"]}
-    assert "karras" in [one["name"] for one in lists["schedulers"]]
+    schedules = {one["name"]: one["aliases"] for one in lists["schedulers"]}
+    assert (schedules["karras"], schedules["sgm_uniform"]) == (None, ["SGMUniform"])
     assert [one["name"] for one in lists["upscalers"]] == ["None", "Lanczos", "Nearest"]
     assert [one["title"] for one in lists["sd-models"]] == [SERVED]
     assert scripts == {"txt2img": [], "img2img": ["sd upscale"]}
