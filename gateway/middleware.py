@@ -24,7 +24,7 @@ _FIT_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 class RequestLog:
     """
-    Gives each request an id, sends it back, and logs how the request was answered.
+    Gives each request an id, sends it and the seconds back, and logs how it was answered.
 
     Args:
         app: The application within.
@@ -50,6 +50,7 @@ class RequestLog:
                 status = message["status"]
                 headers = MutableHeaders(raw=message["headers"])
                 headers.update({REQUEST_ID_KEY: request_id, **rate_headers(scope)})
+                headers["x-process-time"] = f"{time.monotonic() - started:.4f}"
             await send(message)
 
         try:

@@ -324,6 +324,17 @@ def test_the_parameters_of_a_file_take_no_time():
     assert time.monotonic() - started < 2
 
 
+def test_overrides_choose_the_file():
+    """
+    As the options of the same names do.
+    """
+    order = decoded(override_settings={"samples_format": "webp", "jpeg_quality": 900})
+    output = order.generation.output
+
+    assert (output.format, output.quality) == (generation_pb2.Output.FORMAT_WEBP, 100)
+    assert noted(order) == {}
+
+
 def test_only_the_prompt_names_networks():
     """
     The negative prompt's are ignored, and those of the second pass where they are others.
@@ -656,6 +667,26 @@ async def test_an_answer_has_images_parameters_and_info(house):
     assert len(info["infotexts"]) == len(info["all_prompts"]) == 2
     assert body["parameters"]["prompt"] == "a cat"
     assert body["parameters"]["hr_scale"] == 2.0
+
+
+async def test_the_strength_of_the_second_pass_is_told(house):
+    """
+    Where a picture is drawn from noise, it is the second pass that has one.
+    """
+    size = {"width": 64, "height": 64}
+    once = await post(house, "txt2img", prompt="a", denoising_strength=0.5, **size)
+    twice = await post(house, "txt2img", prompt="a", denoising_strength=0.5, enable_hr=True, **size)
+
+    assert json.loads(once.json()["info"])["denoising_strength"] is None
+    assert json.loads(twice.json()["info"])["denoising_strength"] == 0.5
+
+
+async def test_every_answer_says_how_long_it_took(house):
+    """
+    Errors and unknown routes too.
+    """
+    for reply in (await get(house, "samplers"), await get(house, "nothing")):
+        assert float(reply.headers["x-process-time"]) >= 0
 
 
 async def test_send_images_can_be_turned_off(house):
