@@ -14,12 +14,13 @@ from gateway.automatic1111.drawing import decode_img2img, decode_txt2img, fit
 from gateway.automatic1111.infotext import parse
 from gateway.dialect import Call, Found, Preferences
 from gateway.dialects.automatic1111 import DIALECT
-from pictor.catalog.v1 import model_pb2, serving_pb2
+from pictor.catalog.v1 import catalog_service_pb2_grpc, model_pb2, serving_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2, sampler_pb2
 from pictor.inference.v1.refinement_pb2 import MaskTreatment
 from pictor.storage.v1 import resampling_pb2
 from pictor.worker.v1 import worker_pb2
+from services.rpc.channels import open_channel
 from services.rpc.errors import Internal, InvalidRequest, NotFound, to_status
 from tests.gateway.dialect_conformance import DialectConformance
 from tests.gateway.house import SERVED, open_house, png_base64
@@ -946,3 +947,26 @@ async def test_a_key_as_a_basic_password_opens(house):
         reply = await client.get(f"{ROOT}/samplers", auth=("anybody", house.api_key))
 
     assert reply.status_code == 200
+
+
+async def test_adapters_and_embeddings_are_listed(house):
+    """
+    As prompts name them; where their files lie is not told.
+    """
+    address, token = house.environ["PICTOR_CATALOG_ADDRESS"], house.inference.token
+    replica = serving_pb2.Replica(
+        replica_id="adapters", device="cpu", adapters=["ink"], embeddings=["wash"]
+    )
+    async with open_channel(address, token) as channel, house.client() as client:
+        stub = catalog_service_pb2_grpc.CatalogServiceStub(channel)
+        request = serving_pb2.ReportReplicaRequest(replica=replica)
+        await stub.ReportReplica(request)
+        loras = (await client.get("/sdapi/v1/loras")).json()
+        embeddings = (await client.get("/sdapi/v1/embeddings")).json()
+        request.ttl.SetInParent()
+        await stub.ReportReplica(request)
+        none = (await client.get("/sdapi/v1/loras")).json()
+
+    assert [(one["name"], one["path"]) for one in loras] == [("ink", "ink.safetensors")]
+    assert list(embeddings["loaded"]) == ["wash"]
+    assert none == []
