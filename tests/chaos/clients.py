@@ -280,7 +280,7 @@ class Client:
                 with contextlib.suppress(httpx.HTTPError):
                     reply = await self.http.post(path, json=body, headers=self._headers(order))
                     self._note(order, reply, path)
-                    if reply.status_code not in (502, 503, 504):
+                    if not is_away(reply):
                         return reply
                 await asyncio.sleep(PAUSE_SECONDS)
         return reply
@@ -290,7 +290,7 @@ class Client:
         if reply.is_success or reply.status_code == 409:
             # 409: an earlier request was heard, and its answer was not.
             self.history.acknowledged.setdefault(order.job, way)
-        elif reply.status_code < 500 or reply.status_code == 500:
+        elif not is_away(reply):
             text = reply.text[:200] if reply.is_stream_consumed else ""
             self.history.refused.append((order.job, f"{way}: {reply.status_code} {text}"))
 
@@ -491,6 +491,14 @@ class Client:
             with contextlib.suppress(NotFound):
                 if await insist(lambda: self._any_inference().GetJob(request)):  # noqa: B023
                     self.history.foreign.append((job, self.customer.account))
+
+
+def is_away(reply: httpx.Response) -> bool:
+    """Tell whether an answer says that something is away, in whatever dialect, and only that."""
+    if reply.status_code in (502, 503, 504):
+        return True
+    # OpenAI's API has no other word for a model whose device process is being started again.
+    return reply.is_stream_consumed and "no_provider" in reply.text and "known but" in reply.text
 
 
 async def insist(call: Callable[[], Awaitable[Any]]) -> Any:
