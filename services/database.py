@@ -29,6 +29,8 @@ CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
 AWAY_RETRY_SECONDS = 2.0
 RELISTEN_SECONDS = 1.0
+# What SQLite calls operational too, although no waiting helps.
+DEFECTS = ("no such table", "no such column", "syntax error", "malformed")
 # Any number that nobody else locks: processes that start together migrate one after the other.
 MIGRATION_LOCK = 0x70696374
 POSTGRESQL = "postgresql"
@@ -207,6 +209,8 @@ def _saying_that_it_is_away() -> Any:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+        if any(words in str(error) for words in DEFECTS):
+            raise
         log.warning("database.away", reason=type(error).__name__, detail=str(error.args[:1])[:200])
         raise Unavailable(
             "the database does not answer at the moment; nothing is lost, try again",

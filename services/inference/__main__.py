@@ -20,8 +20,9 @@ from services.inference.news import News
 from services.inference.outbox import Outbox, Topic
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import Settings
-from services.inference.store import CAPTURE, RELEASE, JobStore
+from services.inference.store import CAPTURE, RELEASE, WEBHOOK, JobStore
 from services.inference.watching import Watching
+from services.inference.webhooks import GIVE_UP_SECONDS, LONGEST_PAUSE_SECONDS, Webhooks
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
@@ -67,6 +68,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         hub = Hub()
         news = News(store, hub)
         jobs = Jobs(store, hub)
+        jobs.paces.slot_count = lambda: executor.slot_count
         dispatcher = Dispatcher(
             jobs,
             store,
@@ -81,18 +83,22 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             drain_seconds=settings.drain_seconds,
         )
         await stack.enter_async_context(dispatcher.running())
-        charging = Charging(
-            accounts_service_pb2_grpc.AccountsServiceStub(accounts),
-            store,
-            settings.reconcile_seconds,
-        )
-        outbox = Outbox(
-            store,
-            {topic: Topic(charging.settle) for topic in (CAPTURE, RELEASE)},
-            settings.reconcile_seconds,
-        )
-        jobs.on_end(outbox.wake, executor.slot_count)
-        await stack.enter_async_context(outbox.running())
+        accounts_stub = accounts_service_pb2_grpc.AccountsServiceStub(accounts)
+        charging = Charging(accounts_stub, store, settings.reconcile_seconds)
+        webhooks = Webhooks(accounts_stub, store, settings.webhook_networks)
+        telling = Topic(webhooks.deliver, LONGEST_PAUSE_SECONDS, GIVE_UP_SECONDS)
+        # Two, so that nobody waits for his credits behind a webhook that answers slowly.
+        outboxes = [
+            Outbox(
+                store,
+                {topic: Topic(charging.settle) for topic in (CAPTURE, RELEASE)},
+                settings.reconcile_seconds,
+            ),
+            Outbox(store, {WEBHOOK: telling}),
+        ]
+        for outbox in outboxes:
+            await stack.enter_async_context(outbox.running())
+            jobs.on_end(outbox.wake)
         await stack.enter_async_context(charging.reconciling())
         await stack.enter_async_context(
             keeping_house(store, idempotency_hours=settings.idempotency_hours)
@@ -102,7 +108,8 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             Watching(jobs, store, hub),
             catalog_stub,
             storage_service_pb2_grpc.StorageServiceStub(storage),
-            charging,
+            charging=charging,
+            webhooks=webhooks,
         )
         served = Served(
             inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],

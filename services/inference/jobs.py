@@ -25,7 +25,7 @@ from services.inference.hub import Hub
 from services.inference.leases import Leases
 from services.inference.paces import Paces
 from services.inference.prices import work_us
-from services.inference.store import COUNTED_POSITIONS, NO_KEY, JobStore, Key
+from services.inference.store import COUNTED_POSITIONS, NO_KEY, Delivery, JobStore, Key
 from services.paging import decode_token, encode_token
 from services.rpc.errors import (
     AlreadyExists,
@@ -66,8 +66,7 @@ class Jobs:
         self._wake_dispatcher: Callable[[], None] = lambda: None
         self._stop_attempt: Callable[[str], None] = lambda _name: None
         self._finish_attempt: Callable[[str], Awaitable[None]] = _do_nothing
-        self._wake_outbox: Callable[[], None] = lambda: None
-        self._slot_count = 1
+        self._on_end: list[Callable[[], None]] = []
         self.paces = Paces()
 
     def on_change(
@@ -84,10 +83,9 @@ class Jobs:
         self._stop_attempt = stop_attempt
         self._finish_attempt = finish_attempt
 
-    def on_end(self, wake_outbox: Callable[[], None], slot_count: int) -> None:
-        """Name what is called when a job has ended, and how many are drawn at once."""
-        self._wake_outbox = wake_outbox
-        self._slot_count = slot_count
+    def on_end(self, wake_outbox: Callable[[], None]) -> None:
+        """Name what is called, among others, when a job has ended."""
+        self._on_end.append(wake_outbox)
 
     async def create(
         self,
@@ -101,6 +99,7 @@ class Jobs:
         retry_of: str = "",
         price: int = 0,
         key: Key = NO_KEY,
+        webhook_url: str = "",
     ) -> job_pb2.Job:
         """
         Queue an admitted generation; the job is durable when this returns.
@@ -126,6 +125,7 @@ class Jobs:
             create_time=_now(),
             retry_of=retry_of,
             price_microcredits=price,
+            webhook_url=webhook_url,
         )
         if not await self._store.insert(job, key, work_us(generation)):
             # A twin may have come first; what was held for this one is given back later.
@@ -218,6 +218,18 @@ class Jobs:
         fitting = _fitting(rows[:count])
         token = encode_token(str(rows[fitting - 1][0])) if len(rows) > fitting else ""
         return await self._all_with_progress([job for _, job in rows[:fitting]]), token
+
+    async def deliveries(self, job: str, count: int, page_token: str) -> tuple[list[Delivery], str]:
+        """
+        Read a page of what the caller's webhooks were told, and the token of the next page.
+
+        Raises:
+            InvalidRequest: If the page token is not one of ours.
+        """
+        before = _sequence(page_token) if page_token else None
+        rows = await self._store.deliveries(caller().account or None, job, before, count + 1)
+        token = encode_token(str(rows[count - 1][0])) if len(rows) > count else ""
+        return [delivery for _, delivery in rows[:count]], token
 
     async def ended_badly(self, name: str) -> job_pb2.Job:
         """
@@ -394,7 +406,7 @@ class Jobs:
 
     def _expect(self, job: job_pb2.Job) -> None:
         ahead = job.progress.queue_position
-        seconds = self.paces.expected_seconds(job, ahead, self._slot_count)
+        seconds = self.paces.expected_seconds(job, ahead)
         if seconds is not None:
             job.expected_duration.FromNanoseconds(int(seconds * 1e9))
 
@@ -419,7 +431,8 @@ class Jobs:
         log.info("job.changed", job=job.name, state=state, revision=job.revision)
         self._hub.publish_state(job.name)
         if job.state in TERMINAL:
-            self._wake_outbox()
+            for wake_outbox in self._on_end:
+                wake_outbox()
         return job
 
 

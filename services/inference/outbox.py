@@ -8,6 +8,7 @@ delivers takes the message for a while, so that two processes do not deliver it 
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -29,13 +30,18 @@ PARALLEL = 8
 log = structlog.get_logger()
 
 
+class GiveUp(OSError):
+    """A delivery that will never work."""
+
+
 @dataclass(frozen=True)
 class Topic:
     """
     One kind of message.
 
     Attributes:
-        deliver: Delivers it; raises SuiteError or OSError if that did not work.
+        deliver: Delivers it; raises SuiteError or OSError if that did not work, GiveUp if it
+            never will.
         longest_pause_seconds: Between two attempts.
         give_up_seconds: After which a message is dropped; None for never.
     """
@@ -51,7 +57,7 @@ class Outbox:
 
     Args:
         store: Has them.
-        topics: By name, as the store writes it.
+        topics: By name, as the store writes it; others are left to another outbox.
         taken_seconds: How long who delivers a message has it; after a crash another one does.
     """
 
@@ -95,7 +101,7 @@ class Outbox:
 
     async def deliver_due(self) -> int:
         """Deliver the messages whose time has come; return how many there were."""
-        due = await self._store.due_messages(now(), BATCH)
+        due = await self._store.due_messages(self._topics, now(), BATCH)
         slots = asyncio.Semaphore(PARALLEL)
 
         async def one(message: OutboxMessage) -> None:
@@ -125,7 +131,7 @@ class Outbox:
         self, message: OutboxMessage, topic: Topic, error: SuiteError | OSError
     ) -> None:
         age = (now() - message.create_us) / 1e6
-        if topic.give_up_seconds is not None and age > topic.give_up_seconds:
+        if isinstance(error, GiveUp) or age > (topic.give_up_seconds or math.inf):
             log.warning("outbox.given_up", job=message.job, topic=message.topic)
             await self._store.drop_message(message.sequence)
             return

@@ -24,6 +24,10 @@ from pictor.inference.v1.inference_service_pb2 import (
     WatchJobResponse,
 )
 from pictor.inference.v1.job_pb2 import Job
+from pictor.inference.v1.webhook_pb2 import (
+    ListWebhookDeliveriesRequest,
+    ListWebhookDeliveriesResponse,
+)
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.inference.admission import (
     admit,
@@ -41,6 +45,7 @@ from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
 from services.inference.store import Key
 from services.inference.watching import Watching
+from services.inference.webhooks import Webhooks, to_message
 from services.paging import page_size
 from services.rpc.crash import crash_point
 from services.rpc.errors import Unavailable, invalid
@@ -62,6 +67,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         catalog: Knows the models, and what is being served.
         storage: Knows the input images.
         charging: Takes credits for jobs.
+        webhooks: Tells who wants to know that a job has ended.
     """
 
     def __init__(
@@ -70,13 +76,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         watching: Watching,
         catalog: "catalog_service_pb2_grpc.CatalogServiceAsyncStub",
         storage: "storage_service_pb2_grpc.StorageServiceAsyncStub",
+        *,
         charging: Charging,
+        webhooks: Webhooks,
     ) -> None:
         self._jobs = jobs
         self._watching = watching
         self._catalog = catalog
         self._storage = storage
         self._charging = charging
+        self._webhooks = webhooks
 
     async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
         key = key_of(request)
@@ -89,6 +98,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             )
         check_origin(request.dialect, request.receipt)
         check_priority(request.priority, caller())
+        await self._webhooks.check(request.webhook_url, caller().account)
         model = await self._model(asked.model)
         check_limits(asked, model)
         await self._jobs.check_free(request.job_id)
@@ -124,6 +134,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             job_id=job_id,
             price=held,
             key=key,
+            webhook_url=request.webhook_url,
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
@@ -164,6 +175,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             priority=min(before.priority, 0),
             retry_of=before.name,
             key=key,
+            webhook_url=before.webhook_url,
             job_id=job_id,
             price=await self._charging.hold(f"jobs/{job_id}", caller().account, price),
         )
@@ -179,6 +191,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             schedules=[
                 sampler_pb2.Schedule(name=s.name, label=s.label) for s in SCHEDULES.values()
             ],
+        )
+
+    async def ListWebhookDeliveries(
+        self, request: ListWebhookDeliveriesRequest, context: Context
+    ) -> ListWebhookDeliveriesResponse:
+        found, token = await self._jobs.deliveries(
+            request.job, page_size(request.page_size), request.page_token
+        )
+        return ListWebhookDeliveriesResponse(
+            webhook_deliveries=[to_message(one) for one in found], next_page_token=token
         )
 
     async def WatchJob(

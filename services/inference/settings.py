@@ -4,10 +4,18 @@ What the inference service reads from the environment.
 A module of its own, because the suite opens the executor before it imports the rest of the service.
 """
 
+import ipaddress
 from dataclasses import dataclass
 
 from services.rpc.process import ProcessSettings
 from services.rpc.settings import count, seconds, setting
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Parse networks, separated by commas: ``10.0.0.0/8, fd00::/8``."""
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 @dataclass(frozen=True)
@@ -63,4 +71,10 @@ class Settings(ProcessSettings):
         "1800",
         seconds,
         "How long one attempt at a job may take, in seconds.",
+    )
+    webhook_networks: tuple[Network, ...] = setting(
+        "PICTOR_WEBHOOK_NETWORKS",
+        "",
+        networks,
+        "Networks to which webhooks go although they are not public, separated by commas.",
     )

@@ -105,8 +105,24 @@ OUTBOX = Table(
     Index("outbox_by_time", "due_us", "sequence"),
     Index("outbox_by_job", "job"),
 )
-# Topics of the outbox: spend what is held for a job, or give it back.
-CAPTURE, RELEASE = "capture", "release"
+DELIVERIES = Table(
+    "webhook_deliveries",
+    TABLES,
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("account", String(64), nullable=False),
+    Column("job", String(64), nullable=False),
+    Column("url", String(4096), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("status_code", Integer, nullable=False),
+    Column("error", String(200), nullable=False),
+    Column("send_us", BigInteger, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    Index("deliveries_by_account", "account", "sequence"),
+    Index("deliveries_by_job", "job", "sequence"),
+    Index("deliveries_by_time", "send_us"),
+)
+# Topics of the outbox: spend what is held for a job, give it back, tell its webhook.
+CAPTURE, RELEASE, WEBHOOK = "capture", "release", "webhook"
 
 QUEUE = (JOBS.c.rank_us, JOBS.c.sequence)
 # What one step of priority is worth, in waiting: nobody waits for ever behind more important jobs.
@@ -126,7 +142,7 @@ class OutboxMessage(NamedTuple):
     Something to be told after a job has ended.
 
     Attributes:
-        topic: What it is about: CAPTURE or RELEASE.
+        topic: What it is about: CAPTURE, RELEASE or WEBHOOK.
         attempt_count: How often it was tried to deliver it.
         due_us: When to try next, in microseconds since the epoch.
         create_us: When the job ended.
@@ -154,6 +170,27 @@ class Key(NamedTuple):
 
 
 NO_KEY = Key()
+
+
+class Delivery(NamedTuple):
+    """
+    One attempt to tell a webhook of a job's end.
+
+    Attributes:
+        status_code: Of the answer; 0 where there was none.
+        error: Why there was none.
+        send_us: In microseconds since the epoch.
+        duration_us: Until the answer, in microseconds.
+    """
+
+    account: str
+    job: str
+    url: str
+    attempt: int
+    status_code: int
+    error: str
+    send_us: int
+    duration_us: int
 
 
 class JobStore:
@@ -395,9 +432,11 @@ class JobStore:
             rows = await connection.execute(query)
         return [Event(row.revision, row.state, _time(row.event_us)) for row in rows]
 
-    async def due_messages(self, now_us: int, count: int) -> list[OutboxMessage]:
+    async def due_messages(
+        self, topics: Collection[str], now_us: int, count: int
+    ) -> list[OutboxMessage]:
         """Read the messages whose time has come, those that wait longest first."""
-        query = select(OUTBOX).where(OUTBOX.c.due_us <= now_us)
+        query = select(OUTBOX).where(and_(OUTBOX.c.due_us <= now_us, OUTBOX.c.topic.in_(topics)))
         query = query.order_by(OUTBOX.c.due_us, OUTBOX.c.sequence).limit(count)
         async with self._database.connect() as connection:
             return [OutboxMessage(*row) for row in await connection.execute(query)]
@@ -430,6 +469,35 @@ class JobStore:
         query = select(func.count()).where(and_(OUTBOX.c.job == job, settling))
         async with self._database.connect() as connection:
             return bool(await connection.scalar(query))
+
+    async def add_delivery(self, delivery: Delivery, forget_us: int) -> None:
+        """Write down a delivery, and forget those sent before *forget_us*."""
+        async with self._database.begin() as connection:
+            await connection.execute(insert(DELIVERIES).values(delivery._asdict()))
+            await connection.execute(delete(DELIVERIES).where(DELIVERIES.c.send_us < forget_us))
+
+    async def deliveries(
+        self, account: str | None, job: str, before: int | None, count: int
+    ) -> list[tuple[int, Delivery]]:
+        """
+        Read deliveries, newest first, each with its sequence number.
+
+        Args:
+            account: Whose; None for everybody's.
+            job: Of which job; empty for all.
+            before: Only those with a smaller sequence number; None for all.
+            count: At most this many.
+        """
+        query = select(DELIVERIES).order_by(DELIVERIES.c.sequence.desc())
+        if account is not None:
+            query = query.where(DELIVERIES.c.account == account)
+        if job:
+            query = query.where(DELIVERIES.c.job == job)
+        if before is not None:
+            query = query.where(DELIVERIES.c.sequence < before)
+        async with self._database.connect() as connection:
+            rows = await connection.execute(query.limit(count))
+            return [(row.sequence, Delivery(*row[1:])) for row in rows]
 
     async def count_before(self, job: job_pb2.Job) -> int:
         """Count the queued jobs before whose turn one would come that is made now."""
@@ -490,6 +558,7 @@ async def _add_messages(connection: AsyncConnection, job: job_pb2.Job) -> None:
     moment = now.ToMicroseconds()
     succeeded = job.state == job_pb2.Job.STATE_SUCCEEDED
     topics = [CAPTURE if succeeded else RELEASE] if job.price_microcredits else []
+    topics += [WEBHOOK] if job.webhook_url else []
     for topic in topics:
         row = {"job": job.name, "topic": topic, "attempt_count": 0}
         await connection.execute(insert(OUTBOX).values(**row, due_us=moment, create_us=moment))

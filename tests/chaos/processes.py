@@ -184,11 +184,21 @@ class Processes:
         aside.write_text(point)
         aside.replace(self.crash_file)
 
-    def disarm(self) -> bool:
-        """Forget the crash point; tell whether a process has ended at it."""
-        reached = not self.crash_file.exists()
-        self.crash_file.unlink(missing_ok=True)
-        return reached
+    async def disarmed(self, seconds: float) -> None:
+        """Wait until a process has ended at the crash point, and no longer than this."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.crash_file.exists():  # noqa: ASYNC110 - another process removes it
+                    await asyncio.sleep(0.02)
+
+    def disarm(self) -> list[str]:
+        """Forget the crash point, and return it if no process has ended at it."""
+        try:
+            missed = [self.crash_file.read_text()]
+            self.crash_file.unlink()
+        except FileNotFoundError:
+            return []
+        return missed
 
     def device_pids(self) -> list[int]:
         """Find the device processes that live."""

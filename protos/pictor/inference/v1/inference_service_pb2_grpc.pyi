@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from pictor.inference.v1 import inference_service_pb2 as _inference_service_pb2
 from pictor.inference.v1 import job_pb2 as _job_pb2
+from pictor.inference.v1 import webhook_pb2 as _webhook_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -69,6 +70,10 @@ class InferenceServiceStub:
     """
     ListSamplers: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListSamplersRequest, _inference_service_pb2.ListSamplersResponse]
     """Lists the samplers and schedules that a request may name."""
+    ListWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_webhook_pb2.ListWebhookDeliveriesRequest, _webhook_pb2.ListWebhookDeliveriesResponse]
+    """Lists the attempts to tell the account's webhooks of the ends of jobs, newest first.
+    Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]
     """Sends the job as it is, at once; then each change of state and, at most four times a second, the
     progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -115,6 +120,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """
     ListSamplers: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListSamplersRequest, _inference_service_pb2.ListSamplersResponse]  # type: ignore[assignment]
     """Lists the samplers and schedules that a request may name."""
+    ListWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_webhook_pb2.ListWebhookDeliveriesRequest, _webhook_pb2.ListWebhookDeliveriesResponse]  # type: ignore[assignment]
+    """Lists the attempts to tell the account's webhooks of the ends of jobs, newest first.
+    Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+    """
     WatchJob: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Sends the job as it is, at once; then each change of state and, at most four times a second, the
     progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -200,6 +209,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ListSamplersResponse, _abc.Awaitable[_inference_service_pb2.ListSamplersResponse]]:
         """Lists the samplers and schedules that a request may name."""
+
+    @_abc_1.abstractmethod
+    def ListWebhookDeliveries(
+        self,
+        request: _webhook_pb2.ListWebhookDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhook_pb2.ListWebhookDeliveriesResponse, _abc.Awaitable[_webhook_pb2.ListWebhookDeliveriesResponse]]:
+        """Lists the attempts to tell the account's webhooks of the ends of jobs, newest first.
+        Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+        """
 
     @_abc_1.abstractmethod
     def WatchJob(
