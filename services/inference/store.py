@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-import stamina
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import (
     BigInteger,
@@ -37,9 +36,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pictor.inference.v1 import job_pb2
 from services.database import Database, notify, open_database
 from services.rpc.crash import crash_point
-from services.rpc.errors import Unavailable
+from services.rpc.patience import outlast
 
-AWAY_SECONDS = 60.0
 # Nobody is told more exactly how many go before; counting all would take longer the more there are.
 COUNTED_POSITIONS = 1000
 CHANNEL = "pictor_jobs"
@@ -269,7 +267,6 @@ class JobStore:
         async with self._database.begin() as connection:
             await connection.execute(delete(KEYS).where(KEYS.c.create_us < before_us))
 
-    @stamina.retry(on=Unavailable, attempts=None, timeout=AWAY_SECONDS, wait_max=2.0)
     async def change(self, job: job_pb2.Job) -> bool:
         """
         Write a job whose revision the caller has counted up by one, with the event.
@@ -279,10 +276,7 @@ class JobStore:
         Returns:
             False if the stored revision is not the one before; nothing is changed then.
         """
-        async with self._database.begin() as connection:
-            written = await self._write(connection, job)
-        crash_point("inference.after_change")
-        return written
+        return await outlast(lambda: self._change(job))
 
     async def lease(
         self, change: Callable[[job_pb2.Job], job_pb2.Job | None]
@@ -329,10 +323,12 @@ class JobStore:
             )
         return told.rowcount == 1
 
-    async def join(self) -> None:
-        """Begin to be one of the processes, under a new name."""
+    async def join(self, *, as_the_only_one: bool = False) -> None:
+        """Begin to be one of the processes, under a new name; or the only one, from now on."""
         process = _new_process()
         async with self._database.begin() as connection:
+            if as_the_only_one:
+                await connection.execute(delete(PROCESSES))
             await connection.execute(insert(PROCESSES).values(id=process, beat=0))
         self.process = process
 
@@ -531,6 +527,12 @@ class JobStore:
         )
         async with self._database.connect() as connection:
             return int(await connection.scalar(query) or 0)
+
+    async def _change(self, job: job_pb2.Job) -> bool:
+        async with self._database.begin() as connection:
+            written = await self._write(connection, job)
+        crash_point("inference.after_change")
+        return written
 
     async def _write(self, connection: AsyncConnection, job: job_pb2.Job) -> bool:
         written = await connection.execute(

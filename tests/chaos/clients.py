@@ -47,6 +47,7 @@ from tests.chaos.history import (
     BalanceRead,
     Change,
     History,
+    KeyUse,
     Seen,
     Submission,
     Watch,
@@ -175,7 +176,7 @@ class Client:
         return order
 
     def steps(self) -> int:
-        return self.rng.randint(2, 25)
+        return self.rng.randint(2, 40)
 
     # Over REST.
 
@@ -280,7 +281,7 @@ class Client:
                 with contextlib.suppress(httpx.HTTPError):
                     reply = await self.http.post(path, json=body, headers=self._headers(order))
                     self._note(order, reply, path)
-                    if reply.status_code not in (502, 503, 504):
+                    if not is_away(reply):
                         return reply
                 await asyncio.sleep(PAUSE_SECONDS)
         return reply
@@ -290,7 +291,7 @@ class Client:
         if reply.is_success or reply.status_code == 409:
             # 409: an earlier request was heard, and its answer was not.
             self.history.acknowledged.setdefault(order.job, way)
-        elif reply.status_code < 500 or reply.status_code == 500:
+        elif not is_away(reply):
             text = reply.text[:200] if reply.is_stream_consumed else ""
             self.history.refused.append((order.job, f"{way}: {reply.status_code} {text}"))
 
@@ -345,7 +346,62 @@ class Client:
                 await asyncio.sleep(PAUSE_SECONDS)
         return ""
 
+    async def repeated(self) -> None:
+        """Send one request under one idempotency key, several times, also after its end."""
+        order = self.order()
+        del self.history.submitted[order.job]
+        key = order.job.removeprefix("jobs/")
+        body = {**self._openai(order), "seed": 7}
+        await asyncio.gather(self._once(order, key, body), self._once(order, key, {**body, "n": 1}))
+        await self._once(order, key, body)
+
+    async def _once(self, order: Submission, key: str, body: dict[str, Any]) -> None:
+        """Ask with an idempotency key until there is an answer, and note which job it names."""
+        async with _patience():
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    headers = {"idempotency-key": key}
+                    reply = await self.http.post(
+                        "/v1/images/generations", json=body, headers=headers
+                    )
+                    job = f"jobs/{reply.headers.get('x-pictor-job', '')}"
+                    if reply.is_success:
+                        self.history.keys.append(KeyUse(key, self.customer.account, job))
+                        self.history.acknowledged.setdefault(job, "idempotency key")
+                        self.history.submitted.setdefault(job, order._replace(job=job))
+                        return
+                    # 409: the first request of the key is being answered.
+                    if reply.status_code != 409 and not is_away(reply):
+                        self.history.refused.append((key, f"{reply.status_code} {reply.text}"))
+                        return
+                await asyncio.sleep(PAUSE_SECONDS)
+
     # Over gRPC.
+
+    async def repeated_over_grpc(self) -> None:
+        """Send one request under one idempotency key, twice at the same moment and once more."""
+        order = self.order()
+        del self.history.submitted[order.job]
+        request = inference_service_pb2.CreateJobRequest(
+            idempotency_key=order.job,
+            generation=generation_pb2.Generation(
+                model=f"models/{MODEL}",
+                prompt=order.prompt,
+                width_px=SIDE_PX,
+                height_px=SIDE_PX,
+                step_count=self.steps(),
+            ),
+        )
+
+        async def once() -> None:
+            job = await insist(lambda: self._any_inference().CreateJob(request))
+            if job:
+                self.history.keys.append(KeyUse(order.job, self.customer.account, job.name))
+                self.history.acknowledged.setdefault(job.name, "idempotency key, grpc")
+                self.history.submitted.setdefault(job.name, order._replace(job=job.name))
+
+        await asyncio.gather(once(), once())
+        await once()
 
     async def watched(self) -> None:
         """Make a job under a chosen id, and watch it over connections that break."""
@@ -491,6 +547,14 @@ class Client:
             with contextlib.suppress(NotFound):
                 if await insist(lambda: self._any_inference().GetJob(request)):  # noqa: B023
                     self.history.foreign.append((job, self.customer.account))
+
+
+def is_away(reply: httpx.Response) -> bool:
+    """Tell whether an answer says that something is away, in whatever dialect, and only that."""
+    if reply.status_code in (502, 503, 504):
+        return True
+    # OpenAI's API has no other word for a model whose device process is being started again.
+    return reply.is_stream_consumed and "no_provider" in reply.text and "known but" in reply.text
 
 
 async def insist(call: Callable[[], Awaitable[Any]]) -> Any:

@@ -38,9 +38,9 @@ class Plan:
     """
     Chooses the faults of each round.
 
-    Half of the rounds have a crash point: each one in turn, in an order of chance, and again those
-    that were not reached. The others kill one or two processes, or let one stand still for longer
-    than its lease.
+    Half of the rounds have two crash points, one after the other: each one in turn, in an order of
+    chance, and again those that were not reached. The others kill one or two processes, or let one
+    stand still for longer than its lease.
 
     Args:
         rng: Decides.
@@ -61,7 +61,7 @@ class Plan:
         """Choose the faults of the next round."""
         self._round += 1
         if self._round % 2 or only_crashes:
-            return [self._crash()]
+            return [self._crash(), self._crash()]
         if self._rng.random() < 0.2:
             return [self._pause()]
         return [self._kill() for _ in range(self._rng.choice([1, 1, 2]))]

@@ -33,7 +33,7 @@ STOP_SECONDS = 15.0
 QUICK = {
     "PICTOR_HEARTBEAT_SECONDS": "0.3",
     "PICTOR_LEASE_SECONDS": "1",
-    "PICTOR_RECONCILE_SECONDS": "3",
+    "PICTOR_RECONCILE_SECONDS": "2.5",
     "PICTOR_DRAIN_SECONDS": "1",
     "PICTOR_JOB_ATTEMPTS": "6",
     "PICTOR_DEFAULT_PRICE": "1000000",
@@ -184,11 +184,21 @@ class Processes:
         aside.write_text(point)
         aside.replace(self.crash_file)
 
-    def disarm(self) -> bool:
-        """Forget the crash point; tell whether a process has ended at it."""
-        reached = not self.crash_file.exists()
-        self.crash_file.unlink(missing_ok=True)
-        return reached
+    async def disarmed(self, seconds: float) -> None:
+        """Wait until a process has ended at the crash point, and no longer than this."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.crash_file.exists():  # noqa: ASYNC110 - another process removes it
+                    await asyncio.sleep(0.02)
+
+    def disarm(self) -> list[str]:
+        """Forget the crash point, and return it if no process has ended at it."""
+        try:
+            missed = [self.crash_file.read_text()]
+            self.crash_file.unlink()
+        except FileNotFoundError:
+            return []
+        return missed
 
     def device_pids(self) -> list[int]:
         """Find the device processes that live."""

@@ -26,6 +26,10 @@ from tests.chaos.reading import Logs, Reader, all_jobs, crashes, ledger_of, reco
 START_SECONDS = 60.0
 QUIET_SECONDS = 20.0
 CUSTOMERS = 2
+# How long a round with two crash points waits for the first one to be reached.
+ARMED_SECONDS = 0.5
+# How long after the clients' work a point may still be reached: device processes report each 2 s.
+LATE_SECONDS = 1.0
 HTTP_SECONDS = 20.0
 
 
@@ -214,6 +218,8 @@ class Loop:
             two.watched,
             one.canceled,
             two.twins,
+            two.repeated,
+            one.repeated_over_grpc,
             two.upload,
             one.read_balance,
             two.ask_for_a_key,
@@ -231,12 +237,19 @@ class Loop:
 
     async def _strike(self, faults: Sequence[Fault], working: "asyncio.Task[None]") -> list[str]:
         """Do what the faults say; return the crash points that nobody came to."""
+        missed: list[str] = []
         async with asyncio.TaskGroup() as tasks:
             for fault in faults:
-                tasks.create_task(self._one(fault))
-        points = [fault.target for fault in faults if fault.kind == CRASH]
+                if fault.kind != CRASH:
+                    tasks.create_task(self._one(fault))
+            for fault in faults:
+                if fault.kind == CRASH:
+                    await self._processes.disarmed(ARMED_SECONDS)
+                    missed += self._processes.disarm()
+                    await self._one(fault)
         await asyncio.wait([working])
-        return points if points and not self._processes.disarm() else []
+        await self._processes.disarmed(LATE_SECONDS)
+        return missed + self._processes.disarm()
 
     async def _one(self, fault: Fault) -> None:
         await asyncio.sleep(fault.delay_seconds)
