@@ -20,12 +20,12 @@ from services.inference.news import News
 from services.inference.outbox import Outbox, Topic
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import Settings
-from services.inference.store import CAPTURE, RELEASE, JobStore
+from services.inference.store import CAPTURE, RELEASE, Bounds, JobStore
 from services.inference.watching import Watching
-from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import run_process
+from services.rpc.rates import RatedAuthenticator, Rates
 from services.rpc.server import Served, running_server, stop_of
 
 
@@ -95,6 +95,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             catalog_stub,
             storage_service_pb2_grpc.StorageServiceStub(storage),
             charging,
+            bounds=Bounds(settings.account_jobs, settings.account_queue, settings.queue),
         )
         served = Served(
             inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
@@ -105,7 +106,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             running_server(
                 settings.inference_address,
                 [served],
-                AccountsAuthenticator(accounts),
+                RatedAuthenticator(accounts, Rates(settings.rate_limit, settings.rate_storage)),
                 token,
                 settings.tls,
                 stop=stop_of(settings, dispatcher.drain),

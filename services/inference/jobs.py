@@ -25,11 +25,20 @@ from services.inference.hub import Hub
 from services.inference.leases import Leases
 from services.inference.paces import Paces
 from services.inference.prices import work_us
-from services.inference.store import COUNTED_POSITIONS, NO_KEY, JobStore, Key
+from services.inference.store import (
+    COUNTED_POSITIONS,
+    NO_KEY,
+    UNBOUNDED,
+    Bounds,
+    FullError,
+    JobStore,
+    Key,
+)
 from services.paging import decode_token, encode_token
 from services.rpc.errors import (
     AlreadyExists,
     Canceled,
+    Exhausted,
     Internal,
     NotFound,
     StateConflict,
@@ -49,6 +58,13 @@ PAGE_BYTES = 3 * 1024 * 1024
 TERMINAL = frozenset(
     [job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED]
 )
+
+
+_BOUNDS = {
+    "account_unfinished": "the account has {limit} jobs that have not ended, which is its limit",
+    "account_queued": "the account has {limit} jobs that wait, which is its limit",
+    "queued": "{limit} jobs wait already, which is the limit of this server",
+}
 
 
 class Jobs:
@@ -101,6 +117,7 @@ class Jobs:
         retry_of: str = "",
         price: int = 0,
         key: Key = NO_KEY,
+        bounds: Bounds = UNBOUNDED,
     ) -> job_pb2.Job:
         """
         Queue an admitted generation; the job is durable when this returns.
@@ -110,6 +127,7 @@ class Jobs:
 
         Raises:
             AlreadyExists: If *job_id* is taken.
+            Exhausted: If there are as many jobs as *bounds* permit.
             InvalidRequest: If the key was used for another request.
         """
         job = job_pb2.Job(
@@ -127,7 +145,14 @@ class Jobs:
             retry_of=retry_of,
             price_microcredits=price,
         )
-        if not await self._store.insert(job, key, work_us(generation)):
+        try:
+            is_new = await self._store.insert(job, key, work_us(generation), bounds)
+        except FullError as full:
+            # A twin may have taken the last place.
+            if before := await self.replayed(key):
+                return before
+            raise self._full(full) from None
+        if not is_new:
             # A twin may have come first; what was held for this one is given back later.
             if before := await self.replayed(key):
                 return before
@@ -135,6 +160,28 @@ class Jobs:
         log.info("job.queued", job=job.name, model=generation.model, dialect=dialect)
         self._wake_dispatcher()
         return await self._with_progress(job)
+
+    async def require_room(self, bounds: Bounds) -> None:
+        """
+        Insist that the caller may have one more job.
+
+        Raises:
+            Exhausted: If there are as many jobs as *bounds* permit.
+        """
+        try:
+            await self._store.require_room(caller().account, bounds)
+        except FullError as full:
+            raise self._full(full) from None
+
+    def _full(self, full: FullError) -> Exhausted:
+        whose = "everybody" if full.bound == "queued" else "account"
+        what = _BOUNDS[full.bound].format(limit=full.limit)
+        return Exhausted(
+            f"{what}; try again when one of them has ended",
+            reason=reasons.ERROR_REASON_QUEUE_FULL,
+            metadata={"limit": str(full.limit), "of": whose},
+            retry_after_seconds=self.paces.next_end_seconds(self._slot_count),
+        )
 
     async def replayed(self, key: Key) -> job_pb2.Job | None:
         """

@@ -39,10 +39,11 @@ from services.inference.prices import price_of
 from services.inference.receipt import Receipt
 from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
-from services.inference.store import Key
+from services.inference.store import UNBOUNDED, Bounds, Key
 from services.inference.watching import Watching
 from services.paging import page_size
 from services.rpc.errors import Unavailable, invalid
+from services.rpc.limits import bound
 from services.rpc.principals import caller
 
 RETRY_SECONDS = 5.0
@@ -61,6 +62,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         catalog: Knows the models, and what is being served.
         storage: Knows the input images.
         charging: Takes credits for jobs.
+        bounds: How many jobs there may be, where an account has no limits of its own.
     """
 
     def __init__(
@@ -70,17 +72,22 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         catalog: "catalog_service_pb2_grpc.CatalogServiceAsyncStub",
         storage: "storage_service_pb2_grpc.StorageServiceAsyncStub",
         charging: Charging,
+        *,
+        bounds: Bounds = UNBOUNDED,
     ) -> None:
         self._jobs = jobs
         self._watching = watching
         self._catalog = catalog
         self._storage = storage
         self._charging = charging
+        self._settings = bounds
 
     async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
         key = key_of(request)
         if before := await self._jobs.replayed(key):
             return before
+        bounds = self._bounds()
+        await self._jobs.require_room(bounds)
         asked = request.generation
         if not asked.model:
             raise invalid(
@@ -123,6 +130,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             job_id=job_id,
             price=held,
             key=key,
+            bounds=bounds,
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
@@ -144,6 +152,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         key = Key(request.idempotency_key, f"retry {request.name}".encode())
         if again := await self._jobs.replayed(key):
             return again
+        bounds = self._bounds()
+        await self._jobs.require_room(bounds)
         before = await self._jobs.ended_badly(request.name)
         model = await self._model(before.generation.model)
         await self._input_size(before.generation)
@@ -163,6 +173,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             priority=min(before.priority, 0),
             retry_of=before.name,
             key=key,
+            bounds=bounds,
             job_id=job_id,
             price=await self._charging.hold(f"jobs/{job_id}", caller().account, price),
         )
@@ -189,6 +200,15 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         async with contextlib.aclosing(watch) as responses:  # type: ignore[type-var]  # an async generator
             async for response in responses:
                 yield response
+
+    def _bounds(self) -> Bounds:
+        """Return how many jobs there may be, the caller's among them."""
+        limits = caller().limits
+        return Bounds(
+            account_unfinished=bound(limits.unfinished_jobs, self._settings.account_unfinished),
+            account_queued=bound(limits.queued_jobs, self._settings.account_queued),
+            queued=self._settings.queued,
+        )
 
     async def _model(self, name: str) -> model_pb2.Model:
         name = name if name.startswith("models/") else f"models/{name}"

@@ -7,7 +7,7 @@ A module of its own, because the suite opens the executor before it imports the 
 from dataclasses import dataclass
 
 from services.rpc.process import ProcessSettings
-from services.rpc.settings import count, seconds, setting
+from services.rpc.settings import count, natural, seconds, setting
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,21 @@ class Settings(ProcessSettings):
         "24",
         seconds,
         "How long an idempotency key is remembered, in hours.",
+    )
+    account_jobs: int = setting(
+        "PICTOR_ACCOUNT_JOBS",
+        "0",
+        natural,
+        "How many jobs of an account may be unfinished, queued or running; 0: any number.",
+    )
+    account_queue: int = setting(
+        "PICTOR_ACCOUNT_QUEUE",
+        "0",
+        natural,
+        "How many jobs of an account may wait for a device; 0: any number.",
+    )
+    queue: int = setting(
+        "PICTOR_QUEUE", "10000", natural, "How many jobs may wait in all; 0: any number."
     )
     heartbeat_seconds: float = setting(
         "PICTOR_HEARTBEAT_SECONDS",

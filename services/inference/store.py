@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     and_,
     delete,
+    false,
     func,
     insert,
     select,
@@ -34,7 +35,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pictor.inference.v1 import job_pb2
-from services.database import Database, notify, open_database
+from services.database import Database, exclude, notify, open_database
 from services.rpc.errors import Unavailable
 
 AWAY_SECONDS = 60.0
@@ -65,6 +66,7 @@ JOBS = Table(
     # The Job message without its progress.
     Column("message", LargeBinary, nullable=False),
     Index("jobs_by_account", "account", "sequence"),
+    Index("jobs_by_account_state", "account", "state"),
     Index("jobs_by_turn", "state", "priority", "account", "turn_end_us"),
     Index("jobs_by_priority", "state", "priority", "rank_us"),
     Index("jobs_by_state", "state", "rank_us", "sequence"),
@@ -109,6 +111,7 @@ OUTBOX = Table(
 # Topics of the outbox: spend what is held for a job, or give it back.
 CAPTURE, RELEASE = "capture", "release"
 
+QUEUED, RUNNING = int(job_pb2.Job.STATE_QUEUED), int(job_pb2.Job.STATE_RUNNING)
 QUEUE = (JOBS.c.rank_us, JOBS.c.sequence)
 # What one step of priority is worth, in waiting: nobody waits for ever behind more important jobs.
 PRIORITY_US = 60_000_000
@@ -157,6 +160,39 @@ class Key(NamedTuple):
 NO_KEY = Key()
 
 
+class Bounds(NamedTuple):
+    """
+    How many jobs there may be; 0 for any number.
+
+    Attributes:
+        account_unfinished: Of the account, queued and running.
+        account_queued: Of the account, waiting.
+        queued: Of everybody, waiting. Processes that admit at the same moment may exceed it.
+    """
+
+    account_unfinished: int = 0
+    account_queued: int = 0
+    queued: int = 0
+
+
+UNBOUNDED = Bounds()
+
+
+class FullError(Exception):
+    """
+    There are as many jobs as there may be.
+
+    Attributes:
+        bound: The name of the bound, a field of Bounds.
+        limit: How many there may be.
+    """
+
+    def __init__(self, bound: str, limit: int) -> None:
+        super().__init__(bound, limit)
+        self.bound = bound
+        self.limit = limit
+
+
 class JobStore:
     """
     Reads and writes jobs.
@@ -181,7 +217,13 @@ class JobStore:
         """Give the connections back."""
         await self._database.close()
 
-    async def insert(self, job: job_pb2.Job, key: Key = NO_KEY, work_us: int = 0) -> bool:
+    async def insert(
+        self,
+        job: job_pb2.Job,
+        key: Key = NO_KEY,
+        work_us: int = 0,
+        bounds: Bounds = UNBOUNDED,
+    ) -> bool:
         """
         Make a job durable, with its first event.
 
@@ -189,12 +231,19 @@ class JobStore:
             job: Is to be queued.
             key: Belongs to it from now on.
             work_us: How much of the account's share it takes.
+            bounds: How many jobs there may be, this one included.
 
         Returns:
             False if there is one of this name, or the key is used.
+
+        Raises:
+            FullError: If there would be too many.
         """
         try:
             async with self._database.begin() as connection:
+                if any(bounds[:2]):
+                    # Where transactions see each other late, those of one account take turns.
+                    await exclude(connection, f"jobs of {job.account}")
                 begin = await _turn(connection, job)
                 await connection.execute(
                     insert(JOBS).values(
@@ -206,12 +255,24 @@ class JobStore:
                         **self._values(job),
                     )
                 )
+                # Now that the row is there, no other can come in between.
+                await _require_room(connection, job.account, bounds, 0)
                 await self._add_event(connection, job)
                 if key.key:
                     await _add_key(connection, job, key)
         except IntegrityError:
             return False
         return True
+
+    async def require_room(self, account: str, bounds: Bounds) -> None:
+        """
+        Insist that an account may have one more job.
+
+        Raises:
+            FullError: If there would be too many.
+        """
+        async with self._database.connect() as connection:
+            await _require_room(connection, account, bounds, 1)
 
     async def key(self, account: str, key: str) -> tuple[bytes, str] | None:
         """Read the fingerprint and the job of a key, if it was used."""
@@ -505,6 +566,24 @@ async def _turn(connection: AsyncConnection, job: job_pb2.Job) -> int:
     last = await connection.scalar(select(func.max(JOBS.c.turn_end_us)).where(own))
     begin = now if first is None else min(now, first + job.priority * PRIORITY_US)
     return begin if last is None else max(begin, last)
+
+
+async def _require_room(
+    connection: AsyncConnection, account: str, bounds: Bounds, more: int
+) -> None:
+    """Raise FullError if there are more jobs than there may be, *more* of them to come."""
+    own = (JOBS.c.account == account,) if account else (false(),)
+    queued, unfinished = (JOBS.c.state == QUEUED,), (JOBS.c.state.in_([QUEUED, RUNNING]),)
+    counted = zip(
+        bounds._fields, bounds, ((*own, *unfinished), (*own, *queued), queued), strict=True
+    )
+    for name, limit, conditions in counted:
+        if not limit:
+            continue
+        some = select(JOBS.c.sequence).where(*conditions).limit(limit + 1)
+        count = await connection.scalar(select(func.count()).select_from(some.subquery()))
+        if int(count or 0) + more > limit:
+            raise FullError(name, limit)
 
 
 async def _add_key(connection: AsyncConnection, job: job_pb2.Job, key: Key) -> None:

@@ -57,6 +57,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("jobs_by_account", ["account", "sequence"], unique=False)
+        batch_op.create_index("jobs_by_account_state", ["account", "state"], unique=False)
         batch_op.create_index("jobs_by_priority", ["state", "priority", "rank_us"], unique=False)
         batch_op.create_index("jobs_by_state", ["state", "rank_us", "sequence"], unique=False)
         batch_op.create_index(
@@ -94,6 +95,7 @@ def downgrade() -> None:
         batch_op.drop_index("jobs_by_turn")
         batch_op.drop_index("jobs_by_state")
         batch_op.drop_index("jobs_by_priority")
+        batch_op.drop_index("jobs_by_account_state")
         batch_op.drop_index("jobs_by_account")
 
     op.drop_table("jobs")

@@ -83,13 +83,15 @@ class InferenceServiceServicer:
     """
 
     def CreateJob(self, request, context):
-        """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-        images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
-        price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
-        Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-        FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
-        OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-        MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
+        """Admits a job. Checks, in this order: there is room for one more; the model exists; the prompt's length
+        and the number of input images; sizes, steps and all else; the input assets; the model is being served;
+        the balance covers the price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it
+        makes at most one job, and with `idempotency_key` it is.
+        Errors: RESOURCE_EXHAUSTED with QUEUE_FULL, or RATE_LIMITED; NOT_FOUND with MODEL_NOT_FOUND or
+        ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID, FIELD_OUT_OF_RANGE,
+        FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT, OPERATION_UNSUPPORTED, PARAMETER_NOT_HONOURED or
+        IDEMPOTENCY_KEY_REUSED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with MODEL_NOT_SERVING;
+        FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,13 +35,15 @@ class InferenceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     CreateJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CreateJobRequest, _job_pb2.Job]
-    """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-    images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
-    price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
-    Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-    FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
-    OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-    MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
+    """Admits a job. Checks, in this order: there is room for one more; the model exists; the prompt's length
+    and the number of input images; sizes, steps and all else; the input assets; the model is being served;
+    the balance covers the price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it
+    makes at most one job, and with `idempotency_key` it is.
+    Errors: RESOURCE_EXHAUSTED with QUEUE_FULL, or RATE_LIMITED; NOT_FOUND with MODEL_NOT_FOUND or
+    ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID, FIELD_OUT_OF_RANGE,
+    FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT, OPERATION_UNSUPPORTED, PARAMETER_NOT_HONOURED or
+    IDEMPOTENCY_KEY_REUSED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with MODEL_NOT_SERVING;
+    FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
@@ -81,13 +83,15 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CreateJobRequest, _job_pb2.Job]  # type: ignore[assignment]
-    """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-    images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
-    price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
-    Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-    FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
-    OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-    MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
+    """Admits a job. Checks, in this order: there is room for one more; the model exists; the prompt's length
+    and the number of input images; sizes, steps and all else; the input assets; the model is being served;
+    the balance covers the price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it
+    makes at most one job, and with `idempotency_key` it is.
+    Errors: RESOURCE_EXHAUSTED with QUEUE_FULL, or RATE_LIMITED; NOT_FOUND with MODEL_NOT_FOUND or
+    ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID, FIELD_OUT_OF_RANGE,
+    FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT, OPERATION_UNSUPPORTED, PARAMETER_NOT_HONOURED or
+    IDEMPOTENCY_KEY_REUSED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with MODEL_NOT_SERVING;
+    FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
@@ -130,13 +134,15 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.CreateJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
-        """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-        images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
-        price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
-        Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-        FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
-        OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-        MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
+        """Admits a job. Checks, in this order: there is room for one more; the model exists; the prompt's length
+        and the number of input images; sizes, steps and all else; the input assets; the model is being served;
+        the balance covers the price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it
+        makes at most one job, and with `idempotency_key` it is.
+        Errors: RESOURCE_EXHAUSTED with QUEUE_FULL, or RATE_LIMITED; NOT_FOUND with MODEL_NOT_FOUND or
+        ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID, FIELD_OUT_OF_RANGE,
+        FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT, OPERATION_UNSUPPORTED, PARAMETER_NOT_HONOURED or
+        IDEMPOTENCY_KEY_REUSED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with MODEL_NOT_SERVING;
+        FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
         """
 
     @_abc_1.abstractmethod
