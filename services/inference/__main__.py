@@ -12,6 +12,7 @@ from pictor.storage.v1 import storage_service_pb2_grpc
 from services.inference.charging import Charging
 from services.inference.dispatcher import Dispatcher
 from services.inference.executor import Executor, open_executor
+from services.inference.history import History
 from services.inference.housekeeping import keeping_house
 from services.inference.hub import Hub
 from services.inference.jobs import Jobs
@@ -86,15 +87,23 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         jobs.on_end(outbox.wake, executor.slot_count)
         await stack.enter_async_context(outbox.running())
         await stack.enter_async_context(charging.reconciling())
+        storage_stub = storage_service_pb2_grpc.StorageServiceStub(storage)
+        history = History(store, jobs, storage_stub)
         await stack.enter_async_context(
-            keeping_house(store, idempotency_hours=settings.idempotency_hours)
+            keeping_house(
+                store,
+                history,
+                idempotency_hours=settings.idempotency_hours,
+                retention_days=settings.retention_days,
+            )
         )
         servicer = InferenceServicer(
             jobs,
+            history,
             Watching(jobs, store, hub),
             catalog_stub,
-            storage_service_pb2_grpc.StorageServiceStub(storage),
-            charging,
+            storage_stub,
+            charging=charging,
             bounds=Bounds(settings.account_jobs, settings.account_queue, settings.queue),
         )
         served = Served(

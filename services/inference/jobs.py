@@ -10,7 +10,6 @@ Every arrow is one transaction that counts the revision up by one; two that star
 revision cannot both happen, so a cancel that races a completion has one winner.
 """
 
-import itertools
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -34,7 +33,6 @@ from services.inference.store import (
     JobStore,
     Key,
 )
-from services.paging import decode_token, encode_token
 from services.rpc.errors import (
     AlreadyExists,
     Canceled,
@@ -53,8 +51,6 @@ State = job_pb2.Job.State
 RESCUED_AT_ONCE = 1000
 LONGEST_KEY = 255
 _JOB_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-# Of the 4 MiB that a message may have; progress is added to each job.
-PAGE_BYTES = 3 * 1024 * 1024
 TERMINAL = frozenset(
     [job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED]
 )
@@ -245,26 +241,37 @@ class Jobs:
         Raises:
             NotFound: If there is none of this name, or another account's.
         """
-        job = await self._with_progress(await self._own(name))
+        job = await self._with_progress(await self.own(name))
         if preview and (newest := self._hub.preview(name)):
             job.preview.CopyFrom(newest)
         return job
 
-    async def page(
-        self, states: Sequence[State.ValueType], count: int, page_token: str
-    ) -> tuple[list[job_pb2.Job], str]:
+    async def own(self, name: str) -> job_pb2.Job:
         """
-        Read a page of the caller's jobs, newest first, and the token of the next page.
+        Read one of the caller's jobs as it is stored.
 
         Raises:
-            InvalidRequest: If the page token is not one of ours.
+            NotFound: If there is none of this name, or another account's.
         """
-        before = _sequence(page_token) if page_token else None
-        account = caller().account or None
-        rows = await self._store.page(account, states, before, count + 1)
-        fitting = _fitting(rows[:count])
-        token = encode_token(str(rows[fitting - 1][0])) if len(rows) > fitting else ""
-        return await self._all_with_progress([job for _, job in rows[:fitting]]), token
+        job = await self._store.get(name)
+        account = caller().account
+        if job is None or (account and job.account != account):
+            raise NotFound(
+                f"there is no job {name[:100]!r}",
+                reason=reasons.ERROR_REASON_JOB_NOT_FOUND,
+                metadata={"job": name[:100]},
+            )
+        return job
+
+    async def with_progress(self, jobs: Sequence[job_pb2.Job]) -> list[job_pb2.Job]:
+        """Add to jobs how far they are; the queue is read once for all of them."""
+        places: dict[str, int] = {}
+        if any(job.state == job_pb2.Job.STATE_QUEUED for job in jobs):
+            queue = await self._store.queue(COUNTED_POSITIONS)
+            places = {name: place for place, name in enumerate(queue)}
+        return [
+            await self._with_progress(job, places.get(job.name, COUNTED_POSITIONS)) for job in jobs
+        ]
 
     async def ended_badly(self, name: str) -> job_pb2.Job:
         """
@@ -274,7 +281,7 @@ class Jobs:
             NotFound: If there is none of this name, or another account's.
             StateConflict: If it goes on, or has succeeded.
         """
-        job = await self._own(name)
+        job = await self.own(name)
         if job.state not in (job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED):
             state = State.Name(job.state)
             raise StateConflict(
@@ -292,13 +299,13 @@ class Jobs:
             NotFound: If there is none of this name, or another account's.
             StateConflict: If it has succeeded or failed.
         """
-        job = await self._own(name)
+        job = await self.own(name)
         while job.state not in TERMINAL:
             reason = Canceled("the job was canceled")
             if ended := await self._end(job, job_pb2.Job.STATE_CANCELED, error=reason):
                 self._stop_attempt(name)
                 return ended
-            job = await self._own(name)
+            job = await self.own(name)
         if job.state != job_pb2.Job.STATE_CANCELED:
             state = State.Name(job.state)
             raise StateConflict(
@@ -314,12 +321,12 @@ class Jobs:
         Raises:
             NotFound: If there is none of this name, or another account's.
         """
-        job = await self._own(name)
+        job = await self.own(name)
         while job.state == job_pb2.Job.STATE_QUEUED:
             reason = Canceled("the job was interrupted before it had begun")
             if ended := await self._end(job, job_pb2.Job.STATE_CANCELED, error=reason):
                 return ended
-            job = await self._own(name)
+            job = await self.own(name)
         if job.state == job_pb2.Job.STATE_RUNNING:
             await self._finish_attempt(name)
         return await self.get(name)
@@ -404,17 +411,6 @@ class Jobs:
             await self._store.forget(gone)
         return len(beats) > 1
 
-    async def _own(self, name: str) -> job_pb2.Job:
-        job = await self._store.get(name)
-        account = caller().account
-        if job is None or (account and job.account != account):
-            raise NotFound(
-                f"there is no job {name[:100]!r}",
-                reason=reasons.ERROR_REASON_JOB_NOT_FOUND,
-                metadata={"job": name[:100]},
-            )
-        return job
-
     async def _with_progress(self, job: job_pb2.Job, place: int | None = None) -> job_pb2.Job:
         if job.state == job_pb2.Job.STATE_QUEUED:
             job.progress.Clear()
@@ -428,16 +424,6 @@ class Jobs:
             if newest := self._hub.progress(job.name):
                 job.progress.CopyFrom(newest)
         return job
-
-    async def _all_with_progress(self, jobs: Sequence[job_pb2.Job]) -> list[job_pb2.Job]:
-        """Read the queue once for all of them."""
-        places: dict[str, int] = {}
-        if any(job.state == job_pb2.Job.STATE_QUEUED for job in jobs):
-            queue = await self._store.queue(COUNTED_POSITIONS)
-            places = {name: place for place, name in enumerate(queue)}
-        return [
-            await self._with_progress(job, places.get(job.name, COUNTED_POSITIONS)) for job in jobs
-        ]
 
     def _expect(self, job: job_pb2.Job) -> None:
         ahead = job.progress.queue_position
@@ -501,19 +487,6 @@ def _add_notes(job: job_pb2.Job, notes: Sequence[job_pb2.ParameterNote]) -> None
     ]
     del job.receipt[:]
     job.receipt.extend([*before, *added, *rest])
-
-
-def _sequence(page_token: str) -> int:
-    (text,) = decode_token(page_token, 1)
-    if not re.fullmatch("[0-9]{1,18}", text):
-        raise invalid("page_token", "page_token is not one that this server has given out")
-    return int(text)
-
-
-def _fitting(rows: Sequence[tuple[int, job_pb2.Job]]) -> int:
-    """Count the jobs, from the first, that fit into one message; at least one."""
-    sizes = itertools.accumulate(job.ByteSize() for _, job in rows)
-    return max(1, sum(size <= PAGE_BYTES for size in sizes)) if rows else 0
 
 
 def _now() -> Timestamp:

@@ -5,6 +5,7 @@ import hashlib
 import uuid
 from collections.abc import AsyncIterator
 
+from google.protobuf import empty_pb2
 from grpc.aio import ServicerContext
 
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc, model_pb2, serving_pb2
@@ -13,6 +14,7 @@ from pictor.inference.v1 import generation_pb2, inference_service_pb2_grpc, samp
 from pictor.inference.v1.inference_service_pb2 import (
     CancelJobRequest,
     CreateJobRequest,
+    DeleteJobRequest,
     FinishJobRequest,
     GetJobRequest,
     ListJobsRequest,
@@ -34,6 +36,7 @@ from services.inference.admission import (
     model_id,
 )
 from services.inference.charging import Charging
+from services.inference.history import History, filter_of
 from services.inference.jobs import Jobs
 from services.inference.prices import price_of
 from services.inference.receipt import Receipt
@@ -58,6 +61,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     Args:
         jobs: The life of a job.
+        history: Jobs that were.
         watching: Streams of events.
         catalog: Knows the models, and what is being served.
         storage: Knows the input images.
@@ -68,14 +72,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     def __init__(
         self,
         jobs: Jobs,
+        history: History,
         watching: Watching,
         catalog: "catalog_service_pb2_grpc.CatalogServiceAsyncStub",
         storage: "storage_service_pb2_grpc.StorageServiceAsyncStub",
-        charging: Charging,
         *,
+        charging: Charging,
         bounds: Bounds = UNBOUNDED,
     ) -> None:
         self._jobs = jobs
+        self._history = history
         self._watching = watching
         self._catalog = catalog
         self._storage = storage
@@ -137,10 +143,14 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         return await self._jobs.get(request.name, preview=request.include_preview)
 
     async def ListJobs(self, request: ListJobsRequest, context: Context) -> ListJobsResponse:
-        jobs, token = await self._jobs.page(
-            list(request.states), page_size(request.page_size), request.page_token
+        jobs, token = await self._history.page(
+            page_size(request.page_size), request.page_token, filter_of(request)
         )
         return ListJobsResponse(jobs=jobs, next_page_token=token)
+
+    async def DeleteJob(self, request: DeleteJobRequest, context: Context) -> empty_pb2.Empty:
+        await self._history.delete(request.name)
+        return empty_pb2.Empty()
 
     async def CancelJob(self, request: CancelJobRequest, context: Context) -> Job:
         return await self._jobs.cancel(request.name)

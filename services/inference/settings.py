@@ -7,7 +7,7 @@ A module of its own, because the suite opens the executor before it imports the 
 from dataclasses import dataclass
 
 from services.rpc.process import ProcessSettings
-from services.rpc.settings import count, natural, seconds, setting
+from services.rpc.settings import count, duration, natural, seconds, setting
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class Settings(ProcessSettings):
         "24",
         seconds,
         "How long an idempotency key is remembered, in hours.",
+    )
+    retention_days: float = setting(
+        "PICTOR_JOB_RETENTION_DAYS",
+        "0",
+        duration,
+        "How many days jobs and their images are kept after their end; 0: for ever.",
     )
     account_jobs: int = setting(
         "PICTOR_ACCOUNT_JOBS",

@@ -360,6 +360,24 @@ class DialectConformance:
                 assert reply.headers["preference-applied"] == "handling=strict"
                 assert (len(await house.jobs()), await house.uploads()) == (jobs, uploads)
 
+    async def test_a_deleted_job_is_found_by_no_api(self, house):
+        """
+        Once deleted, each job route answers its documented 404, and so does the picture's URL.
+        """
+        views = [one for one in self.dialect.operations if isinstance(one, ShowJob)]
+        async with house.client() as client:
+            reply = await client.request(**self.asking(self.drawing))
+            job_id = reply.headers["x-pictor-job"]
+            await finished(house, job_id)
+            images = (await house.job(job_id)).result.images
+            assert [(await client.get(image.url)).status_code for image in images] == [200]
+            deleted = await client.delete(f"/pictor/v1/jobs/{job_id}")
+            assert deleted.status_code == 200, deleted.text
+            for view in views:
+                await self.refused(await client.get(PLACEHOLDER.sub(job_id, view.path)), 404)
+            assert (await client.get(f"/pictor/v1/jobs/{job_id}")).status_code == 404
+            assert [(await client.get(image.url)).status_code for image in images] == [404]
+
     async def test_who_asks_too_often_is_429_before_the_body_is_read(self, house):
         """
         With Retry-After and what is left in headers, whatever the body.

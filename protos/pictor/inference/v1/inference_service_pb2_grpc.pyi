@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from pictor.inference.v1 import inference_service_pb2 as _inference_service_pb2
 from pictor.inference.v1 import job_pb2 as _job_pb2
@@ -48,8 +49,8 @@ class InferenceServiceStub:
     GetJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListJobsRequest, _inference_service_pb2.ListJobsResponse]
-    """Lists the account's jobs, newest first.
-    Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+    """Lists the account's jobs, newest first. Jobs that are made or deleted meanwhile move no other to another
+    page. Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token, or FIELD_OUT_OF_RANGE.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CancelJobRequest, _job_pb2.Job]
     """Ends a job that is not terminal: a queued one at once, a running one within a step. Answers with
@@ -62,6 +63,12 @@ class InferenceServiceStub:
     become its result. A queued job is canceled. Answers with the job as it is then, which may still be
     decoding. Idempotent; changes nothing about a job that has ended.
     Errors: NOT_FOUND with JOB_NOT_FOUND.
+    """
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteJobRequest, _empty_pb2.Empty]
+    """Deletes a job that has ended: its record, its pictures, and the input images that came with it through a
+    public API and that no other job has. What it has cost stays in the ledger.
+    Errors: NOT_FOUND with JOB_NOT_FOUND, also the second time; FAILED_PRECONDITION with
+    JOB_STATE_CONFLICT when the job goes on.
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.RetryJobRequest, _job_pb2.Job]
     """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
@@ -96,8 +103,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     GetJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListJobsRequest, _inference_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Lists the account's jobs, newest first.
-    Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+    """Lists the account's jobs, newest first. Jobs that are made or deleted meanwhile move no other to another
+    page. Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token, or FIELD_OUT_OF_RANGE.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CancelJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Ends a job that is not terminal: a queued one at once, a running one within a step. Answers with
@@ -110,6 +117,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     become its result. A queued job is canceled. Answers with the job as it is then, which may still be
     decoding. Idempotent; changes nothing about a job that has ended.
     Errors: NOT_FOUND with JOB_NOT_FOUND.
+    """
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a job that has ended: its record, its pictures, and the input images that came with it through a
+    public API and that no other job has. What it has cost stays in the ledger.
+    Errors: NOT_FOUND with JOB_NOT_FOUND, also the second time; FAILED_PRECONDITION with
+    JOB_STATE_CONFLICT when the job goes on.
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RetryJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
@@ -159,8 +172,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ListJobsResponse, _abc.Awaitable[_inference_service_pb2.ListJobsResponse]]:
-        """Lists the account's jobs, newest first.
-        Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+        """Lists the account's jobs, newest first. Jobs that are made or deleted meanwhile move no other to another
+        page. Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token, or FIELD_OUT_OF_RANGE.
         """
 
     @_abc_1.abstractmethod
@@ -185,6 +198,18 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         become its result. A queued job is canceled. Answers with the job as it is then, which may still be
         decoding. Idempotent; changes nothing about a job that has ended.
         Errors: NOT_FOUND with JOB_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _inference_service_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a job that has ended: its record, its pictures, and the input images that came with it through a
+        public API and that no other job has. What it has cost stays in the ledger.
+        Errors: NOT_FOUND with JOB_NOT_FOUND, also the second time; FAILED_PRECONDITION with
+        JOB_STATE_CONFLICT when the job goes on.
         """
 
     @_abc_1.abstractmethod
