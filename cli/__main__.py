@@ -13,6 +13,7 @@ from cli.credits import credits_
 from cli.generate import generate
 from cli.jobs import jobs
 from cli.keys import keys
+from cli.limits import limits_
 from cli.models import models
 from services.rpc.settings import SettingError, read
 
@@ -45,7 +46,7 @@ def serve(stand_in: str | None) -> None:
     suite.main()
 
 
-for command in (generate, models, jobs, keys, credits_):
+for command in (generate, models, jobs, keys, credits_, limits_):
     pictor.add_command(command)
 
 

@@ -1,4 +1,7 @@
-"""`pictor jobs`: list, show, cancel and watch jobs."""
+"""`pictor jobs`: list, show, cancel, delete and watch jobs."""
+
+from datetime import UTC, datetime
+from typing import Any
 
 import click
 from google.protobuf.json_format import MessageToJson
@@ -7,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cli import table
 from cli.connection import CliSettings, connected, run
 from cli.follow import follow
+from cli.keys import UNITS, Span
 from cli.progress import JobProgress
 from pictor.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from pictor.inference.v1.job_pb2 import Job
@@ -16,15 +20,46 @@ STATES = ("queued", "running", "succeeded", "failed", "canceled")
 PAGE = 1000
 
 
+class Moment(click.ParamType[datetime]):
+    """A day or a time in UTC, or how long ago."""
+
+    name = "time"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Parse it."""
+        if value[-1:] in UNITS and value[:-1].isdecimal():
+            return datetime.now(UTC) - Span().convert(value, param, ctx)
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} must be like 2026-11-21, 2026-11-21T08:30, or 7d", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 @click.group(invoke_without_command=True)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="May repeat.")
+@click.option("--model", "models", multiple=True, help="May repeat.")
+@click.option("--api", "dialects", multiple=True, help="E.g. openai; may repeat.")
+@click.option("--since", type=Moment(), help="Made then or later: 2026-11-21, or 7d ago.")
+@click.option("--until", type=Moment(), help="Made before that.")
+@click.option("--prompt", default="", help="Whose prompt contains this.")
 @click.pass_context
-def jobs(context: click.Context, limit: int, states: tuple[str, ...]) -> None:
+def jobs(context: click.Context, /, limit: int, states: tuple[str, ...], **wanted: Any) -> None:
     """List the newest jobs, or do something with one."""
     if context.invoked_subcommand:
         return
-    rows = [row(job) for job in run(listed(context.obj, limit, states))]
+    request = inference_service_pb2.ListJobsRequest(
+        states=[Job.State.Value(f"STATE_{state.upper()}") for state in states],
+        models=wanted["models"],
+        dialects=wanted["dialects"],
+        created_after=wanted["since"],
+        created_before=wanted["until"],
+        prompt_contains=wanted["prompt"],
+    )
+    rows = [row(job) for job in run(listed(context.obj, limit, request))]
     for line in table.lines([HEADING, *rows]):
         click.echo(line)
 
@@ -49,6 +84,15 @@ def cancel(settings: CliSettings, job: str) -> None:
 @jobs.command()
 @click.argument("job")
 @click.pass_obj
+def delete(settings: CliSettings, job: str) -> None:
+    """Delete a job that has ended, with its pictures."""
+    run(deleted(settings, name_of(job)))
+    click.echo(f"{name_of(job)}  deleted")
+
+
+@jobs.command()
+@click.argument("job")
+@click.pass_obj
 def watch(settings: CliSettings, job: str) -> None:
     """Show a job's progress until it is done; Ctrl-C leaves it running."""
     finished = run(watched(settings, name_of(job)))
@@ -56,12 +100,11 @@ def watch(settings: CliSettings, job: str) -> None:
         click.echo(f"{image.url}  {image.width_px}x{image.height_px}  seed {image.seed}")
 
 
-async def listed(settings: CliSettings, limit: int, states: tuple[str, ...]) -> list[Job]:
-    """Ask for the newest *limit* jobs in some states, or in all."""
+async def listed(
+    settings: CliSettings, limit: int, request: inference_service_pb2.ListJobsRequest
+) -> list[Job]:
+    """Ask for the newest *limit* jobs of those that a request wants."""
     found: list[Job] = []
-    request = inference_service_pb2.ListJobsRequest(
-        states=[Job.State.Value(f"STATE_{state.upper()}") for state in states]
-    )
     async with connected(settings, "inference") as channel:
         inference = inference_service_pb2_grpc.InferenceServiceStub(channel)
         while len(found) < limit:
@@ -86,6 +129,13 @@ async def end(settings: CliSettings, name: str) -> Job:
     async with connected(settings, "inference") as channel:
         inference = inference_service_pb2_grpc.InferenceServiceStub(channel)
         return await inference.CancelJob(inference_service_pb2.CancelJobRequest(name=name))
+
+
+async def deleted(settings: CliSettings, name: str) -> None:
+    """Delete one job."""
+    async with connected(settings, "inference") as channel:
+        inference = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        await inference.DeleteJob(inference_service_pb2.DeleteJobRequest(name=name))
 
 
 async def watched(settings: CliSettings, name: str) -> Job:

@@ -26,6 +26,7 @@ from gateway.stopping import Stopping
 from gateway.suite import open_suite
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
+from services.rpc.rates import Rates
 from services.rpc.settings import setting, switch
 
 BACKLOG = 512
@@ -148,6 +149,7 @@ def _config(
         preferences,
         dialects,
         require_key=settings.require_key,
+        rates=Rates(settings.rate_limit, settings.rate_storage),
     )
     return uvicorn.Config(
         app,

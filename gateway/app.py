@@ -19,6 +19,7 @@ from gateway.reference import reference_routes
 from gateway.routes import Fallback, dialect_routes
 from gateway.suite import Suite
 from services.rpc.authentication import AccountsAuthenticator
+from services.rpc.rates import Rates
 
 ACCOUNTS = "pictor.accounts.v1.AccountsService"
 
@@ -31,6 +32,7 @@ def build_app(
     dialects: Sequence[Dialect],
     *,
     require_key: bool = True,
+    rates: Rates | None = None,
 ) -> Starlette:
     """
     Put the application together.
@@ -40,8 +42,9 @@ def build_app(
         preferences: What the operator has chosen.
         dialects: The public APIs to serve.
         require_key: Whether callers without a good key are sent away.
+        rates: Counts the requests of each key; None: nobody is counted.
     """
-    door = Door(require_key=require_key)
+    door = Door(require_key=require_key, rates=rates)
     facade = Facade(door, preferences)
     native = NativeApi(door)
 

@@ -17,7 +17,10 @@ from gateway.dialect import Credential
 from pictor.errors.v1 import error_reason_pb2
 from services.rpc.errors import Unauthenticated
 from services.rpc.principals import Authenticator, Principal, become
+from services.rpc.rates import Rates
 
+# Under which a request's scope holds what is left to its key; the answer tells of it.
+ALLOWANCE = "gateway.allowance"
 # Where no key is required, whoever sends none shares this account.
 ANYBODY = Principal(account=f"accounts/{'0' * 32}", scopes=frozenset({"inference"}))
 
@@ -29,19 +32,26 @@ class Door:
 
     Attributes:
         require_key: Whether callers without a good key are sent away.
+        rates: Counts the requests of each key; None: nobody is counted.
     """
 
     require_key: bool = True
+    rates: Rates | None = None
 
     async def admit(self, request: Request, own: Credential, scope: str) -> None:
         """
         Make the caller the principal of the present task.
 
         Raises:
-            Unauthenticated: If no key was sent, or one that opens nothing.
+            Exhausted: If the key has asked too often.
             PermissionDenied: If the key lacks *scope*.
+            Unauthenticated: If no key was sent, or one that opens nothing.
         """
         principal = await self._principal(request, own)
+        allowance = await self.rates.count(principal) if self.rates else None
+        if allowance:
+            request.scope[ALLOWANCE] = allowance
+            allowance.require()
         principal.require(scope)
         become(principal)
 

@@ -43,6 +43,11 @@ KEY: Causes = (
     Unauthenticated("no API key", reason=reasons.ERROR_REASON_API_KEY_MISSING),
     Unauthenticated("an API key that opens nothing"),
     PermissionDenied("the key lacks the scope"),
+    Exhausted(
+        "the key asks too often",
+        reason=reasons.ERROR_REASON_RATE_LIMITED,
+        retry_after_seconds=1,
+    ),
 )
 NAMES: Causes = (NotFound("nothing has such a name"),)
 BODY: Causes = (
@@ -81,6 +86,11 @@ REPEATED: Causes = (
         retry_after_seconds=1,
     ),
 )
+_FULL = Exhausted(
+    "too many jobs wait already",
+    reason=reasons.ERROR_REASON_QUEUE_FULL,
+    retry_after_seconds=1,
+)
 DRAWING: Causes = (
     *VALUES,
     *IMAGES,
@@ -94,6 +104,7 @@ DRAWING: Causes = (
     NotFound("no such model", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),
     AlreadyExists("the id that was chosen for the job is taken"),
     _CREDITS,
+    _FULL,
     _NOT_SERVING,
 )
 WAITING: Causes = (
@@ -113,6 +124,7 @@ AGAIN: Causes = (
     NotFound("an input image is gone", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),
     NotFound("the model is gone", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),
     _CREDITS,
+    _FULL,
     _NOT_SERVING,
 )
 ASSET: Causes = (NotFound("no such image", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),)

@@ -249,11 +249,13 @@ class Operation:
         refusals: Statuses of errors beyond those of the operation's class, and what each means.
         events: The bodies of server-sent events by name, for operations that stream.
         sends_images: The answer is an image's bytes, or a part of them.
+        makes_jobs: Something is drawn for it.
         causes: What may go wrong, beyond what may go wrong with every request.
         fields: This route's own names for fields of Generation, laid over the dialect's.
     """
 
     sends_images: ClassVar[bool] = False
+    makes_jobs: ClassVar[bool] = False
     causes: ClassVar[Causes] = VALUES
     method: str
     path: str
@@ -289,6 +291,7 @@ class Generate(Operation):
         silent: Keep a stream open without comments, for clients that read every line as JSON.
     """
 
+    makes_jobs: ClassVar[bool] = True
     causes: ClassVar[Causes] = (*DRAWING, *WAITING)
 
     decode: Callable[[Call], Order]
@@ -342,6 +345,7 @@ class CancelJob(Operation):
 class RetryJob(Operation):
     """Draw once more what one of the account's jobs was to draw; ``encode`` writes the new job."""
 
+    makes_jobs: ClassVar[bool] = True
     causes: ClassVar[Causes] = (*JOB, *AGAIN)
 
     decode: Callable[[Call], str]

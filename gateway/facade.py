@@ -57,6 +57,7 @@ from gateway.fields import check_names
 from gateway.found import active_jobs, all_models, choose, look_up
 from gateway.idempotency import ALONE, Once, as_accepted, key_of, once_of, require_ended
 from gateway.prefer import EARLY_HINTS, HANDLING_STRICT, preferences_of
+from gateway.pressure import Pressure
 from gateway.receipts import Reading, noted
 from gateway.suite import Suite
 from pictor.catalog.v1 import catalog_service_pb2
@@ -69,6 +70,7 @@ from services.rpc.errors import (
     from_status,
     invalid,
 )
+from services.rpc.principals import caller
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -131,6 +133,7 @@ class Facade:
     def __init__(self, door: Door, preferences: Preferences) -> None:
         self._door = door
         self._preferences = preferences
+        self._pressure = Pressure()
 
     def endpoint(self, dialect: Dialect, operation: Operation) -> Endpoint:
         """Return the endpoint of one operation."""
@@ -161,13 +164,17 @@ class Facade:
             await self._door.admit(request, visit.dialect.credential, operation.scope)
         check_names(request.path_params.values())
         key = key_of(request)
+        # What was answered before is answered again, however full the queue is.
+        if operation.makes_jobs and not key:
+            self._pressure.require_room(caller().account)
         body = await read_body(request, operation.body)
         if key:
             visit.once = await asyncio.to_thread(once_of, key, request, body)
         body = Reading(body) if isinstance(body, dict) else body
         found = await look_up(visit.suite, visit.dialect, frozenset(operation.needs))
         visit.call = replace(visit.call, body=body, route=operation.path, found=found)
-        return await _HANDLERS[type(operation)](visit, operation)
+        with self._pressure.noted(caller().account):
+            return await _HANDLERS[type(operation)](visit, operation)
 
     def _call(self, request: Request) -> Call:
         query: dict[str, list[str]] = {}

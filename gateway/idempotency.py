@@ -2,8 +2,9 @@
 Requests that may be sent twice: the ``Idempotency-Key`` header, after Stripe's rules.
 
 The inference service remembers which job a key has made, and of what request; the answer is then
-written from that job anew, so it needs no store of its own. Requests that make no job change
-nothing when they are repeated, and their key is only checked.
+written from that job anew, so it needs no store of its own. Requests of the public APIs that make
+no job (cancel, interrupt, options, extras) change nothing when they are repeated, and their key is
+only checked; the native API refuses a key where that is not so.
 """
 
 import hashlib

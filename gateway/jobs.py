@@ -84,10 +84,14 @@ async def submit(
         for file, content in zip(files, contents, strict=True):
             stored.append(await assets.upload(suite.storage, content, file.field))
         _fill(request.generation, order, [asset.name for asset in stored])
-        return await suite.inference.CreateJob(request)
+        job = await suite.inference.CreateJob(request)
     except SuiteError:
         await _discard(suite, stored)
         raise
+    if job.replayed:
+        # A twin came first, while these images were being stored.
+        await _discard(suite, stored)
+    return job
 
 
 async def watch(

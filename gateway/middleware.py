@@ -3,6 +3,7 @@ What happens around every HTTP request: a request id, a clean principal, one log
 the room that its body takes.
 """
 
+import math
 import re
 import time
 import uuid
@@ -11,9 +12,11 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.auth import ALLOWANCE
 from gateway.bodies import BUDGET
 from services.rpc.interceptors import REQUEST_ID_KEY
 from services.rpc.principals import SUITE, become
+from services.rpc.rates import WINDOW_SECONDS, Allowance
 
 log = structlog.get_logger()
 
@@ -50,6 +53,7 @@ class RequestLog:
                 headers = MutableHeaders(raw=message["headers"])
                 headers[REQUEST_ID_KEY] = request_id
                 headers["x-process-time"] = f"{time.monotonic() - started:.4f}"
+                headers.update(_allowance_headers(scope.get(ALLOWANCE)))
             await send(message)
 
         try:
@@ -63,6 +67,20 @@ class RequestLog:
                 status=status,
                 seconds=round(time.monotonic() - started, 4),
             )
+
+
+def _allowance_headers(allowance: Allowance | None) -> dict[str, str]:
+    """Write what is left to a key, as OpenAI's clients and as the IETF's draft have it."""
+    if allowance is None:
+        return {}
+    reset = math.ceil(allowance.reset_seconds)
+    return {
+        "x-ratelimit-limit-requests": str(allowance.limit),
+        "x-ratelimit-remaining-requests": str(allowance.remaining),
+        "x-ratelimit-reset-requests": f"{reset}s",
+        "ratelimit-policy": f'"requests";q={allowance.limit};w={WINDOW_SECONDS}',
+        "ratelimit": f'"requests";r={allowance.remaining};t={reset}',
+    }
 
 
 def _request_id(scope: Scope) -> str:

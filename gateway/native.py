@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import structlog
-from google.protobuf import json_format, message_factory
+from google.protobuf import descriptor_pb2, json_format, message_factory
 from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -29,13 +29,15 @@ from gateway.routes import method_not_allowed
 from gateway.status import status_of
 from gateway.suite import SERVICES
 from pictor.errors.v1 import error_reason_pb2 as reasons
-from services.rpc.errors import InvalidRequest, NotFound, SuiteError, to_status
+from services.rpc.errors import InvalidRequest, NotFound, SuiteError, invalid, to_status
 
 log = structlog.get_logger()
 
 PREFIX = "/pictor"
 # gRPC takes messages of 4 MiB; what is written as JSON is never shorter.
 MESSAGE_BYTES = 4 * 1024 * 1024
+# Requests that have it are remembered by it.
+KEY_FIELD = "idempotency_key"
 # Longer words of the caller are cut where a sentence repeats them.
 _LONG_WORD = re.compile(r"\S{101,}")
 
@@ -71,6 +73,7 @@ class NativeApi:
         structlog.contextvars.bind_contextvars(rpc=binding.rpc)
         if not binding.access.public:
             await self._door.admit(request, Credential.BEARER, binding.access.scope)
+        _check_repeatable(binding, request)
         message = await _read_message(binding, request)
         channel = request.state.suite.channels[binding.method.containing_service.full_name]
         if binding.method.server_streaming:
@@ -119,6 +122,26 @@ def _with_short_names(binding: Binding, path: str) -> Binding:
     return binding
 
 
+def _check_repeatable(binding: Binding, request: Request) -> None:
+    """
+    Insist that a request with a key does no more when it is sent twice than when it is sent once.
+
+    Raises:
+        InvalidRequest: If the key is empty or too long, or could not keep its promise.
+    """
+    if not key_of(request) or binding.verb != "POST":
+        return
+    remembers = KEY_FIELD in binding.method.input_type.fields_by_name
+    level = binding.method.GetOptions().idempotency_level
+    if not remembers and level != descriptor_pb2.MethodOptions.IDEMPOTENT:
+        raise invalid(
+            "Idempotency-Key",
+            f"Idempotency-Key has no effect on {binding.method.name}, which does its work anew each"
+            " time it is asked; send the request without it, and look before you repeat it",
+            reasons.ERROR_REASON_FIELD_UNSUPPORTED,
+        )
+
+
 async def _read_message(binding: Binding, request: Request) -> Message:
     kind = Body.OPTIONAL_JSON if binding.body else Body.NONE
     body = await read_body(request, kind, MESSAGE_BYTES)
@@ -135,7 +158,7 @@ async def _read_message(binding: Binding, request: Request) -> Message:
     if message.ByteSize() > MESSAGE_BYTES:
         raise too_large(MESSAGE_BYTES)
     _resume(message, request)
-    if "idempotency_key" in message.DESCRIPTOR.fields_by_name:
+    if KEY_FIELD in message.DESCRIPTOR.fields_by_name:
         message.idempotency_key = key_of(request) or message.idempotency_key  # type: ignore[attr-defined]  # it has one
     return message
 

@@ -158,6 +158,17 @@ async def notify(connection: AsyncConnection, channel: str, payload: str) -> Non
         await connection.execute(statement, {"channel": channel, "payload": payload})
 
 
+async def exclude(connection: AsyncConnection, name: str) -> None:
+    """
+    Let one transaction at a time go on from here, of those that give the same name.
+
+    SQLite has one writer at a time, and needs nothing.
+    """
+    if connection.dialect.name == POSTGRESQL:
+        statement = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+        await connection.execute(statement, {"name": name})
+
+
 def _engine(url: str) -> AsyncEngine:
     if make_url(url).get_backend_name() == POSTGRESQL:
         return create_async_engine(

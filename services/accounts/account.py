@@ -7,9 +7,11 @@ from pictor.accounts.v1 import account_pb2
 from pictor.errors.v1 import error_reason_pb2
 from services.paging import Position
 from services.rpc.errors import InvalidRequest, NotFound, invalid
+from services.rpc.limits import Limits
 from services.timestamps import to_timestamp
 
 LONGEST_DISPLAY_NAME = 63
+MOST = 1_000_000
 _NAME = re.compile(r"accounts/([0-9a-f]{32})")
 
 
@@ -24,6 +26,7 @@ class Account:
         create_time: Microseconds since the epoch.
         billing: Who pays, as the protos number it.
         balance: What can be spent, in micro-credits.
+        requests_per_minute, unfinished_jobs, queued_jobs: As ``services.rpc.limits`` has them.
     """
 
     id: str
@@ -31,6 +34,14 @@ class Account:
     create_time: int
     billing: int = account_pb2.Account.BILLING_UNLIMITED
     balance: int = 0
+    requests_per_minute: int | None = None
+    unfinished_jobs: int | None = None
+    queued_jobs: int | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """How much of the suite the account may take."""
+        return Limits(self.requests_per_minute, self.unfinished_jobs, self.queued_jobs)
 
     @property
     def name(self) -> str:
@@ -49,6 +60,7 @@ class Account:
             display_name=self.display_name,
             create_time=to_timestamp(self.create_time),
             billing=account_pb2.Account.Billing.ValueType(self.billing),
+            limits=self.limits.to_message(),
         )
 
 
@@ -103,6 +115,24 @@ def checked_billing(billing: int) -> int:
     if billing not in account_pb2.Account.Billing.values():
         raise invalid("account.billing", f"billing {billing} is none of UNLIMITED and PREPAID")
     return billing or account_pb2.Account.BILLING_UNLIMITED
+
+
+def checked_limits(limits: Limits) -> Limits:
+    """
+    Return limits that can be kept.
+
+    Raises:
+        InvalidRequest: If one is below 0 or above 1000000.
+    """
+    for name, value in vars(limits).items():
+        if value is not None and not 0 <= value <= MOST:
+            raise invalid(
+                f"limits.{name}",
+                f"{name} {value} is outside 0 to {MOST}; 0 means no bound, and without the field"
+                " the suite's setting holds",
+                error_reason_pb2.ERROR_REASON_FIELD_OUT_OF_RANGE,
+            )
+    return limits
 
 
 def required(field: str, form: str) -> InvalidRequest:

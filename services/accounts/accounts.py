@@ -15,6 +15,7 @@ from services.accounts.account import (
     account_missing,
     checked_billing,
     checked_display_name,
+    checked_limits,
     required,
 )
 from services.accounts.api_key import (
@@ -31,6 +32,7 @@ from services.accounts.store import Store
 from services.paging import next_token, page_size, position
 from services.rpc.crash import crash_point
 from services.rpc.errors import Unauthenticated
+from services.rpc.limits import SETTINGS_HOLD, Limits
 from services.rpc.principals import write_secret
 from services.timestamps import now
 
@@ -122,6 +124,25 @@ class Accounts:
         account = await self._store.account(account_id(name, "name"))
         if account is None:
             raise account_missing(name)
+        return account
+
+    async def limits(self, owner: str) -> Limits:
+        """Read how much an account may take; *owner* is its name."""
+        account = await self._store.account(account_id(owner, "name"))
+        return account.limits if account else SETTINGS_HOLD
+
+    async def set_limits(self, name: str, limits: Limits) -> Account:
+        """
+        Change how much an account may take.
+
+        Raises:
+            InvalidRequest: If a limit is out of range.
+            NotFound: If there is no such account.
+        """
+        account = await self._store.set_limits(account_id(name, "name"), checked_limits(limits))
+        if account is None:
+            raise account_missing(name)
+        log.info("account.limited", account=name, **vars(limits))
         return account
 
     async def list_accounts(self, size: int, token: str) -> AccountPage:

@@ -10,6 +10,7 @@ from pictor.accounts.v1 import (
     accounts_service_pb2_grpc,
     api_key_pb2,
     ledger_pb2,
+    limits_pb2,
     preferences_pb2,
     webhook_pb2,
 )
@@ -17,6 +18,7 @@ from services.accounts.accounts import Accounts
 from services.accounts.ledger import Ledger, entry_message, hold_message
 from services.accounts.preferences import Preferences, from_struct, to_struct
 from services.accounts.webhook_secrets import WebhookSecrets
+from services.rpc.limits import Limits
 from services.rpc.principals import Principal, caller
 from services.timestamps import to_timestamp
 
@@ -55,7 +57,10 @@ class AccountsServicer(accounts_service_pb2_grpc.AccountsServiceServicer):
         else:
             key = await self._accounts.authenticate(request.secret)
         return accounts_service_pb2.AuthenticateResponse(
-            account=key.account, api_key=key.name, scopes=key.scopes
+            account=key.account,
+            api_key=key.name,
+            scopes=key.scopes,
+            limits=(await self._accounts.limits(key.account)).to_message(),
         )
 
     async def CreateAccount(
@@ -124,6 +129,13 @@ class AccountsServicer(accounts_service_pb2_grpc.AccountsServiceServicer):
     ) -> account_pb2.Account:
         """Say who pays for an account."""
         return (await self._ledger.set_billing(request.name, request.billing)).to_message()
+
+    async def UpdateAccountLimits(
+        self, request: limits_pb2.UpdateAccountLimitsRequest, context: Context
+    ) -> account_pb2.Account:
+        """Bound how much an account may take."""
+        limits = Limits.of(request.limits)
+        return (await self._accounts.set_limits(request.name, limits)).to_message()
 
     async def GrantCredits(
         self, request: ledger_pb2.GrantCreditsRequest, context: Context

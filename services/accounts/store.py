@@ -36,6 +36,7 @@ from services.accounts.account import Account
 from services.accounts.api_key import ApiKey
 from services.database import Database, open_database
 from services.paging import Position
+from services.rpc.limits import Limits
 
 TABLES = MetaData()
 _accounts = Table(
@@ -46,6 +47,10 @@ _accounts = Table(
     Column("create_time", BigInteger, nullable=False),
     Column("billing", SmallInteger, nullable=False),
     Column("balance", BigInteger, nullable=False),
+    # NULL where the suite's setting holds.
+    Column("requests_per_minute", Integer),
+    Column("unfinished_jobs", Integer),
+    Column("queued_jobs", Integer),
     Index("accounts_by_age", "create_time", "id"),
 )
 _api_keys = Table(
@@ -268,6 +273,14 @@ class Store:
         this = _accounts.c.id == account_id
         async with self._database.begin() as connection:
             await connection.execute(update(_accounts).where(this).values(billing=billing))
+            row = (await connection.execute(select(_accounts).where(this))).one_or_none()
+        return _account(row) if row else None
+
+    async def set_limits(self, account_id: str, limits: Limits) -> Account | None:
+        """Change how much an account may take, and return it; None if there is none."""
+        this = _accounts.c.id == account_id
+        async with self._database.begin() as connection:
+            await connection.execute(update(_accounts).where(this).values(vars(limits)))
             row = (await connection.execute(select(_accounts).where(this))).one_or_none()
         return _account(row) if row else None
 

@@ -12,6 +12,7 @@ from pictor.storage.v1 import storage_service_pb2_grpc
 from services.inference.charging import Charging
 from services.inference.dispatcher import Dispatcher
 from services.inference.executor import Executor, open_executor
+from services.inference.history import History
 from services.inference.housekeeping import keeping_house
 from services.inference.hub import Hub
 from services.inference.jobs import Jobs
@@ -20,13 +21,13 @@ from services.inference.news import News
 from services.inference.outbox import Outbox, Topic
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import Settings
-from services.inference.store import CAPTURE, RELEASE, WEBHOOK, JobStore
+from services.inference.store import CAPTURE, RELEASE, WEBHOOK, Bounds, JobStore
 from services.inference.watching import Watching
 from services.inference.webhooks import GIVE_UP_SECONDS, LONGEST_PAUSE_SECONDS, Webhooks
-from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import run_process
+from services.rpc.rates import RatedAuthenticator, Rates
 from services.rpc.server import Served, running_server, stop_of
 
 
@@ -100,16 +101,25 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             await stack.enter_async_context(outbox.running())
             jobs.on_end(outbox.wake)
         await stack.enter_async_context(charging.reconciling())
+        storage_stub = storage_service_pb2_grpc.StorageServiceStub(storage)
+        history = History(store, jobs, storage_stub)
         await stack.enter_async_context(
-            keeping_house(store, idempotency_hours=settings.idempotency_hours)
+            keeping_house(
+                store,
+                history,
+                idempotency_hours=settings.idempotency_hours,
+                retention_days=settings.retention_days,
+            )
         )
         servicer = InferenceServicer(
             jobs,
+            history,
             Watching(jobs, store, hub),
             catalog_stub,
-            storage_service_pb2_grpc.StorageServiceStub(storage),
+            storage_stub,
             charging=charging,
             webhooks=webhooks,
+            bounds=Bounds(settings.account_jobs, settings.account_queue, settings.queue),
         )
         served = Served(
             inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
@@ -120,7 +130,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             running_server(
                 settings.inference_address,
                 [served],
-                AccountsAuthenticator(accounts),
+                RatedAuthenticator(accounts, Rates(settings.rate_limit, settings.rate_storage)),
                 token,
                 settings.tls,
                 stop=stop_of(settings, dispatcher.drain),

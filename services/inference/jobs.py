@@ -10,7 +10,6 @@ Every arrow is one transaction that counts the revision up by one; two that star
 revision cannot both happen, so a cancel that races a completion has one winner.
 """
 
-import itertools
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -25,11 +24,21 @@ from services.inference.hub import Hub
 from services.inference.leases import Leases
 from services.inference.paces import Paces
 from services.inference.prices import work_us
-from services.inference.store import COUNTED_POSITIONS, NO_KEY, Delivery, JobStore, Key
-from services.paging import decode_token, encode_token
+from services.inference.store import (
+    COUNTED_POSITIONS,
+    NO_KEY,
+    UNBOUNDED,
+    Bounds,
+    Delivery,
+    FullError,
+    JobStore,
+    Key,
+)
+from services.paging import encode_token, sequence_of
 from services.rpc.errors import (
     AlreadyExists,
     Canceled,
+    Exhausted,
     Internal,
     NotFound,
     StateConflict,
@@ -44,11 +53,16 @@ State = job_pb2.Job.State
 RESCUED_AT_ONCE = 1000
 LONGEST_KEY = 255
 _JOB_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-# Of the 4 MiB that a message may have; progress is added to each job.
-PAGE_BYTES = 3 * 1024 * 1024
 TERMINAL = frozenset(
     [job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED]
 )
+
+
+_BOUNDS = {
+    "account_unfinished": "the account has {limit} jobs that have not ended, which is its limit",
+    "account_queued": "the account has {limit} jobs that wait, which is its limit",
+    "queued": "{limit} jobs wait already, which is the limit of this server",
+}
 
 
 class Jobs:
@@ -100,6 +114,7 @@ class Jobs:
         price: int = 0,
         key: Key = NO_KEY,
         webhook_url: str = "",
+        bounds: Bounds = UNBOUNDED,
     ) -> job_pb2.Job:
         """
         Queue an admitted generation; the job is durable when this returns.
@@ -109,6 +124,7 @@ class Jobs:
 
         Raises:
             AlreadyExists: If *job_id* is taken.
+            Exhausted: If there are as many jobs as *bounds* permit.
             InvalidRequest: If the key was used for another request.
         """
         job = job_pb2.Job(
@@ -127,7 +143,14 @@ class Jobs:
             price_microcredits=price,
             webhook_url=webhook_url,
         )
-        if not await self._store.insert(job, key, work_us(generation)):
+        try:
+            is_new = await self._store.insert(job, key, work_us(generation), bounds)
+        except FullError as full:
+            # A twin may have taken the last place.
+            if before := await self.replayed(key):
+                return before
+            raise self._full(full) from None
+        if not is_new:
             # A twin may have come first; what was held for this one is given back later.
             if before := await self.replayed(key):
                 return before
@@ -135,6 +158,28 @@ class Jobs:
         log.info("job.queued", job=job.name, model=generation.model, dialect=dialect)
         self._wake_dispatcher()
         return await self._with_progress(job)
+
+    async def require_room(self, bounds: Bounds) -> None:
+        """
+        Insist that the caller may have one more job.
+
+        Raises:
+            Exhausted: If there are as many jobs as *bounds* permit.
+        """
+        try:
+            await self._store.require_room(caller().account, bounds)
+        except FullError as full:
+            raise self._full(full) from None
+
+    def _full(self, full: FullError) -> Exhausted:
+        whose = "everybody" if full.bound == "queued" else "account"
+        what = _BOUNDS[full.bound].format(limit=full.limit)
+        return Exhausted(
+            f"{what}; try again when one of them has ended",
+            reason=reasons.ERROR_REASON_QUEUE_FULL,
+            metadata={"limit": str(full.limit), "of": whose},
+            retry_after_seconds=self.paces.next_end_seconds(),
+        )
 
     async def replayed(self, key: Key) -> job_pb2.Job | None:
         """
@@ -198,26 +243,37 @@ class Jobs:
         Raises:
             NotFound: If there is none of this name, or another account's.
         """
-        job = await self._with_progress(await self._own(name))
+        job = await self._with_progress(await self.own(name))
         if preview and (newest := self._hub.preview(name)):
             job.preview.CopyFrom(newest)
         return job
 
-    async def page(
-        self, states: Sequence[State.ValueType], count: int, page_token: str
-    ) -> tuple[list[job_pb2.Job], str]:
+    async def own(self, name: str) -> job_pb2.Job:
         """
-        Read a page of the caller's jobs, newest first, and the token of the next page.
+        Read one of the caller's jobs as it is stored.
 
         Raises:
-            InvalidRequest: If the page token is not one of ours.
+            NotFound: If there is none of this name, or another account's.
         """
-        before = _sequence(page_token) if page_token else None
-        account = caller().account or None
-        rows = await self._store.page(account, states, before, count + 1)
-        fitting = _fitting(rows[:count])
-        token = encode_token(str(rows[fitting - 1][0])) if len(rows) > fitting else ""
-        return await self._all_with_progress([job for _, job in rows[:fitting]]), token
+        job = await self._store.get(name)
+        account = caller().account
+        if job is None or (account and job.account != account):
+            raise NotFound(
+                f"there is no job {name[:100]!r}",
+                reason=reasons.ERROR_REASON_JOB_NOT_FOUND,
+                metadata={"job": name[:100]},
+            )
+        return job
+
+    async def with_progress(self, jobs: Sequence[job_pb2.Job]) -> list[job_pb2.Job]:
+        """Add to jobs how far they are; the queue is read once for all of them."""
+        places: dict[str, int] = {}
+        if any(job.state == job_pb2.Job.STATE_QUEUED for job in jobs):
+            queue = await self._store.queue(COUNTED_POSITIONS)
+            places = {name: place for place, name in enumerate(queue)}
+        return [
+            await self._with_progress(job, places.get(job.name, COUNTED_POSITIONS)) for job in jobs
+        ]
 
     async def deliveries(self, job: str, count: int, page_token: str) -> tuple[list[Delivery], str]:
         """
@@ -226,7 +282,7 @@ class Jobs:
         Raises:
             InvalidRequest: If the page token is not one of ours.
         """
-        before = _sequence(page_token) if page_token else None
+        before = sequence_of(page_token) if page_token else None
         rows = await self._store.deliveries(caller().account or None, job, before, count + 1)
         token = encode_token(str(rows[count - 1][0])) if len(rows) > count else ""
         return [delivery for _, delivery in rows[:count]], token
@@ -239,7 +295,7 @@ class Jobs:
             NotFound: If there is none of this name, or another account's.
             StateConflict: If it goes on, or has succeeded.
         """
-        job = await self._own(name)
+        job = await self.own(name)
         if job.state not in (job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELED):
             state = State.Name(job.state)
             raise StateConflict(
@@ -257,13 +313,13 @@ class Jobs:
             NotFound: If there is none of this name, or another account's.
             StateConflict: If it has succeeded or failed.
         """
-        job = await self._own(name)
+        job = await self.own(name)
         while job.state not in TERMINAL:
             reason = Canceled("the job was canceled")
             if ended := await self._end(job, job_pb2.Job.STATE_CANCELED, error=reason):
                 self._stop_attempt(name)
                 return ended
-            job = await self._own(name)
+            job = await self.own(name)
         if job.state != job_pb2.Job.STATE_CANCELED:
             state = State.Name(job.state)
             raise StateConflict(
@@ -279,12 +335,12 @@ class Jobs:
         Raises:
             NotFound: If there is none of this name, or another account's.
         """
-        job = await self._own(name)
+        job = await self.own(name)
         while job.state == job_pb2.Job.STATE_QUEUED:
             reason = Canceled("the job was interrupted before it had begun")
             if ended := await self._end(job, job_pb2.Job.STATE_CANCELED, error=reason):
                 return ended
-            job = await self._own(name)
+            job = await self.own(name)
         if job.state == job_pb2.Job.STATE_RUNNING:
             await self._finish_attempt(name)
         return await self.get(name)
@@ -369,17 +425,6 @@ class Jobs:
             await self._store.forget(gone)
         return len(beats) > 1
 
-    async def _own(self, name: str) -> job_pb2.Job:
-        job = await self._store.get(name)
-        account = caller().account
-        if job is None or (account and job.account != account):
-            raise NotFound(
-                f"there is no job {name[:100]!r}",
-                reason=reasons.ERROR_REASON_JOB_NOT_FOUND,
-                metadata={"job": name[:100]},
-            )
-        return job
-
     async def _with_progress(self, job: job_pb2.Job, place: int | None = None) -> job_pb2.Job:
         if job.state == job_pb2.Job.STATE_QUEUED:
             job.progress.Clear()
@@ -393,16 +438,6 @@ class Jobs:
             if newest := self._hub.progress(job.name):
                 job.progress.CopyFrom(newest)
         return job
-
-    async def _all_with_progress(self, jobs: Sequence[job_pb2.Job]) -> list[job_pb2.Job]:
-        """Read the queue once for all of them."""
-        places: dict[str, int] = {}
-        if any(job.state == job_pb2.Job.STATE_QUEUED for job in jobs):
-            queue = await self._store.queue(COUNTED_POSITIONS)
-            places = {name: place for place, name in enumerate(queue)}
-        return [
-            await self._with_progress(job, places.get(job.name, COUNTED_POSITIONS)) for job in jobs
-        ]
 
     def _expect(self, job: job_pb2.Job) -> None:
         ahead = job.progress.queue_position
@@ -467,19 +502,6 @@ def _add_notes(job: job_pb2.Job, notes: Sequence[job_pb2.ParameterNote]) -> None
     ]
     del job.receipt[:]
     job.receipt.extend([*before, *added, *rest])
-
-
-def _sequence(page_token: str) -> int:
-    (text,) = decode_token(page_token, 1)
-    if not re.fullmatch("[0-9]{1,18}", text):
-        raise invalid("page_token", "page_token is not one that this server has given out")
-    return int(text)
-
-
-def _fitting(rows: Sequence[tuple[int, job_pb2.Job]]) -> int:
-    """Count the jobs, from the first, that fit into one message; at least one."""
-    sizes = itertools.accumulate(job.ByteSize() for _, job in rows)
-    return max(1, sum(size <= PAGE_BYTES for size in sizes)) if rows else 0
 
 
 def _now() -> Timestamp:

@@ -12,6 +12,8 @@ from services.inference.prices import pixel_steps
 
 # How much the newest job counts.
 WEIGHT = 0.2
+# Who is told to come back is told so within these.
+LEAST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
 
 
 class Paces:
@@ -39,6 +41,11 @@ class Paces:
         before = self._seconds_per_pixel_step.get(model)
         self._seconds_per_pixel_step[model] = _mixed(before, seconds / work)
         self._job_seconds = _mixed(self._job_seconds, seconds)
+
+    def next_end_seconds(self) -> float:
+        """Tell how long it will be until one of the running jobs has ended, at a guess."""
+        seconds = (self._job_seconds or LEAST_WAIT_SECONDS) / max(self.slot_count(), 1)
+        return min(max(seconds, LEAST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
 
     def expected_seconds(self, job: job_pb2.Job, ahead: int) -> float | None:
         """

@@ -5,6 +5,7 @@ import hashlib
 import uuid
 from collections.abc import AsyncIterator
 
+from google.protobuf import empty_pb2
 from grpc.aio import ServicerContext
 
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc, model_pb2, serving_pb2
@@ -13,6 +14,7 @@ from pictor.inference.v1 import generation_pb2, inference_service_pb2_grpc, samp
 from pictor.inference.v1.inference_service_pb2 import (
     CancelJobRequest,
     CreateJobRequest,
+    DeleteJobRequest,
     FinishJobRequest,
     GetJobRequest,
     ListJobsRequest,
@@ -38,17 +40,19 @@ from services.inference.admission import (
     model_id,
 )
 from services.inference.charging import Charging
+from services.inference.history import History, filter_of
 from services.inference.jobs import Jobs
 from services.inference.prices import price_of
 from services.inference.receipt import Receipt
 from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
-from services.inference.store import Key
+from services.inference.store import UNBOUNDED, Bounds, Key
 from services.inference.watching import Watching
 from services.inference.webhooks import Webhooks, to_message
 from services.paging import page_size
 from services.rpc.crash import crash_point
 from services.rpc.errors import Unavailable, invalid
+from services.rpc.limits import bound
 from services.rpc.principals import caller
 
 RETRY_SECONDS = 5.0
@@ -63,34 +67,42 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     Args:
         jobs: The life of a job.
+        history: Jobs that were.
         watching: Streams of events.
         catalog: Knows the models, and what is being served.
         storage: Knows the input images.
         charging: Takes credits for jobs.
         webhooks: Tells who wants to know that a job has ended.
+        bounds: How many jobs there may be, where an account has no limits of its own.
     """
 
     def __init__(
         self,
         jobs: Jobs,
+        history: History,
         watching: Watching,
         catalog: "catalog_service_pb2_grpc.CatalogServiceAsyncStub",
         storage: "storage_service_pb2_grpc.StorageServiceAsyncStub",
         *,
         charging: Charging,
         webhooks: Webhooks,
+        bounds: Bounds = UNBOUNDED,
     ) -> None:
         self._jobs = jobs
+        self._history = history
         self._watching = watching
         self._catalog = catalog
         self._storage = storage
         self._charging = charging
         self._webhooks = webhooks
+        self._settings = bounds
 
     async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
         key = key_of(request)
         if before := await self._jobs.replayed(key):
             return before
+        bounds = self._bounds()
+        await self._jobs.require_room(bounds)
         asked = request.generation
         if not asked.model:
             raise invalid(
@@ -135,16 +147,21 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             price=held,
             key=key,
             webhook_url=request.webhook_url,
+            bounds=bounds,
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
         return await self._jobs.get(request.name, preview=request.include_preview)
 
     async def ListJobs(self, request: ListJobsRequest, context: Context) -> ListJobsResponse:
-        jobs, token = await self._jobs.page(
-            list(request.states), page_size(request.page_size), request.page_token
+        jobs, token = await self._history.page(
+            page_size(request.page_size), request.page_token, filter_of(request)
         )
         return ListJobsResponse(jobs=jobs, next_page_token=token)
+
+    async def DeleteJob(self, request: DeleteJobRequest, context: Context) -> empty_pb2.Empty:
+        await self._history.delete(request.name)
+        return empty_pb2.Empty()
 
     async def CancelJob(self, request: CancelJobRequest, context: Context) -> Job:
         return await self._jobs.cancel(request.name)
@@ -156,6 +173,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         key = Key(request.idempotency_key, f"retry {request.name}".encode())
         if again := await self._jobs.replayed(key):
             return again
+        bounds = self._bounds()
+        await self._jobs.require_room(bounds)
         before = await self._jobs.ended_badly(request.name)
         model = await self._model(before.generation.model)
         await self._input_size(before.generation)
@@ -176,6 +195,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             retry_of=before.name,
             key=key,
             webhook_url=before.webhook_url,
+            bounds=bounds,
             job_id=job_id,
             price=await self._charging.hold(f"jobs/{job_id}", caller().account, price),
         )
@@ -213,6 +233,15 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             async for response in responses:
                 yield response
                 crash_point("inference.mid_stream")
+
+    def _bounds(self) -> Bounds:
+        """Return how many jobs there may be, the caller's among them."""
+        limits = caller().limits
+        return Bounds(
+            account_unfinished=bound(limits.unfinished_jobs, self._settings.account_unfinished),
+            account_queued=bound(limits.queued_jobs, self._settings.account_queued),
+            queued=self._settings.queued,
+        )
 
     async def _model(self, name: str) -> model_pb2.Model:
         name = name if name.startswith("models/") else f"models/{name}"

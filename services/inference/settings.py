@@ -8,7 +8,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from services.rpc.process import ProcessSettings
-from services.rpc.settings import count, seconds, setting
+from services.rpc.settings import count, duration, natural, seconds, setting
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -47,6 +47,27 @@ class Settings(ProcessSettings):
         "24",
         seconds,
         "How long an idempotency key is remembered, in hours.",
+    )
+    retention_days: float = setting(
+        "PICTOR_JOB_RETENTION_DAYS",
+        "0",
+        duration,
+        "How many days jobs and their images are kept after their end; 0: for ever.",
+    )
+    account_jobs: int = setting(
+        "PICTOR_ACCOUNT_JOBS",
+        "0",
+        natural,
+        "How many jobs of an account may be unfinished, queued or running; 0: any number.",
+    )
+    account_queue: int = setting(
+        "PICTOR_ACCOUNT_QUEUE",
+        "0",
+        natural,
+        "How many jobs of an account may wait for a device; 0: any number.",
+    )
+    queue: int = setting(
+        "PICTOR_QUEUE", "10000", natural, "How many jobs may wait in all; 0: any number."
     )
     heartbeat_seconds: float = setting(
         "PICTOR_HEARTBEAT_SECONDS",

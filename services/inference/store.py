@@ -8,23 +8,27 @@ holds an old revision, and its write changes nothing.
 """
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    Text,
     and_,
     delete,
+    false,
     func,
     insert,
+    or_,
     select,
     tuple_,
     update,
@@ -33,7 +37,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pictor.inference.v1 import job_pb2
-from services.database import Database, notify, open_database
+from services.database import Database, exclude, notify, open_database
 from services.rpc.crash import crash_point
 from services.rpc.patience import outlast
 
@@ -61,12 +65,21 @@ JOBS = Table(
     Column("turn_end_us", BigInteger, nullable=False),
     # Which process of the service runs it; empty unless it runs.
     Column("owner", String(40), nullable=False),
+    # What lists are narrowed by, and what is searched; all of it stands in the message too.
+    Column("model", String(512), nullable=False),
+    Column("dialect", String(63), nullable=False),
+    Column("create_us", BigInteger, nullable=False),
+    Column("prompt", Text, nullable=False),
+    # NULL until it has ended.
+    Column("finish_us", BigInteger),
     # The Job message without its progress.
     Column("message", LargeBinary, nullable=False),
     Index("jobs_by_account", "account", "sequence"),
+    Index("jobs_by_account_state", "account", "state"),
     Index("jobs_by_turn", "state", "priority", "account", "turn_end_us"),
     Index("jobs_by_priority", "state", "priority", "rank_us"),
     Index("jobs_by_state", "state", "rank_us", "sequence"),
+    Index("jobs_by_end", "finish_us"),
 )
 EVENTS = Table(
     "job_events",
@@ -85,6 +98,20 @@ KEYS = Table(
     Column("job", String(64), nullable=False),
     Column("create_us", BigInteger, nullable=False),
     Index("idempotency_keys_by_age", "create_us"),
+)
+INPUTS = Table(
+    "job_inputs",
+    TABLES,
+    Column("job", String(64), primary_key=True),
+    Column("asset", String(64), primary_key=True),
+    Index("job_inputs_by_asset", "asset"),
+)
+DISCARDED = Table(
+    "discarded_assets",
+    TABLES,
+    # Of jobs that were deleted; storage is still to be asked.
+    Column("asset", String(64), primary_key=True),
+    Column("account", String(64), nullable=False),
 )
 PROCESSES = Table(
     "inference_processes",
@@ -124,6 +151,7 @@ DELIVERIES = Table(
 # Topics of the outbox: spend what is held for a job, give it back, tell its webhook.
 CAPTURE, RELEASE, WEBHOOK = "capture", "release", "webhook"
 
+QUEUED, RUNNING = int(job_pb2.Job.STATE_QUEUED), int(job_pb2.Job.STATE_RUNNING)
 QUEUE = (JOBS.c.rank_us, JOBS.c.sequence)
 # What one step of priority is worth, in waiting: nobody waits for ever behind more important jobs.
 PRIORITY_US = 60_000_000
@@ -193,6 +221,61 @@ class Delivery(NamedTuple):
     duration_us: int
 
 
+class Filter(NamedTuple):
+    """
+    Which jobs a list shows; what is empty or None narrows it by nothing.
+
+    Attributes:
+        models: Names.
+        dialects: Each with all its routes.
+        created_after_us, created_before_us: From one moment until before the other.
+        prompt_contains: In capitals or not.
+    """
+
+    states: Collection[job_pb2.Job.State.ValueType] = ()
+    models: Collection[str] = ()
+    dialects: Collection[str] = ()
+    created_after_us: int | None = None
+    created_before_us: int | None = None
+    prompt_contains: str = ""
+
+
+ANY = Filter()
+
+
+class Bounds(NamedTuple):
+    """
+    How many jobs there may be; 0 for any number.
+
+    Attributes:
+        account_unfinished: Of the account, queued and running.
+        account_queued: Of the account, waiting.
+        queued: Of everybody, waiting. Processes that admit at the same moment may exceed it.
+    """
+
+    account_unfinished: int = 0
+    account_queued: int = 0
+    queued: int = 0
+
+
+UNBOUNDED = Bounds()
+
+
+class FullError(Exception):
+    """
+    There are as many jobs as there may be.
+
+    Attributes:
+        bound: The name of the bound, a field of Bounds.
+        limit: How many there may be.
+    """
+
+    def __init__(self, bound: str, limit: int) -> None:
+        super().__init__(bound, limit)
+        self.bound = bound
+        self.limit = limit
+
+
 class JobStore:
     """
     Reads and writes jobs.
@@ -217,7 +300,13 @@ class JobStore:
         """Give the connections back."""
         await self._database.close()
 
-    async def insert(self, job: job_pb2.Job, key: Key = NO_KEY, work_us: int = 0) -> bool:
+    async def insert(
+        self,
+        job: job_pb2.Job,
+        key: Key = NO_KEY,
+        work_us: int = 0,
+        bounds: Bounds = UNBOUNDED,
+    ) -> bool:
         """
         Make a job durable, with its first event.
 
@@ -225,23 +314,26 @@ class JobStore:
             job: Is to be queued.
             key: Belongs to it from now on.
             work_us: How much of the account's share it takes.
+            bounds: How many jobs there may be, this one included.
 
         Returns:
             False if there is one of this name, or the key is used.
+
+        Raises:
+            FullError: If there would be too many.
         """
         try:
             async with self._database.begin() as connection:
+                if any(bounds[:2]):
+                    # Where transactions see each other late, those of one account take turns.
+                    await exclude(connection, f"jobs of {job.account}")
                 begin = await _turn(connection, job)
-                await connection.execute(
-                    insert(JOBS).values(
-                        name=job.name,
-                        account=job.account,
-                        priority=job.priority,
-                        rank_us=begin - job.priority * PRIORITY_US,
-                        turn_end_us=begin + work_us,
-                        **self._values(job),
-                    )
-                )
+                row = new_row(job, begin, work_us)
+                await connection.execute(insert(JOBS).values(row | self._values(job)))
+                if inputs := [{"job": job.name, "asset": asset} for asset in _inputs(job)]:
+                    await connection.execute(insert(INPUTS), inputs)
+                # Now that the row is there, no other can come in between.
+                await _require_room(connection, job.account, bounds, 0)
                 await self._add_event(connection, job)
                 if key.key:
                     await _add_key(connection, job, key)
@@ -250,6 +342,16 @@ class JobStore:
             return False
         crash_point("inference.after_admission")
         return True
+
+    async def require_room(self, account: str, bounds: Bounds) -> None:
+        """
+        Insist that an account may have one more job.
+
+        Raises:
+            FullError: If there would be too many.
+        """
+        async with self._database.connect() as connection:
+            await _require_room(connection, account, bounds, 1)
 
     async def key(self, account: str, key: str) -> tuple[bytes, str] | None:
         """Read the fingerprint and the job of a key, if it was used."""
@@ -369,31 +471,71 @@ class JobStore:
         return job_pb2.Job.FromString(message) if message is not None else None
 
     async def page(
-        self,
-        account: str | None,
-        states: Sequence[job_pb2.Job.State.ValueType],
-        before: int | None,
-        count: int,
+        self, account: str | None, wanted: Filter, before: int | None, count: int
     ) -> list[tuple[int, job_pb2.Job]]:
         """
         Read jobs, newest first, each with its sequence number.
 
         Args:
             account: Whose jobs; None for everybody's.
-            states: Which states; empty for all.
+            wanted: Which of them.
             before: Only jobs with a smaller sequence number; None for all.
             count: At most this many.
         """
         query = select(JOBS.c.sequence, JOBS.c.message).order_by(JOBS.c.sequence.desc())
         if account is not None:
             query = query.where(JOBS.c.account == account)
-        if states:
-            query = query.where(JOBS.c.state.in_({int(state) for state in states}))
         if before is not None:
             query = query.where(JOBS.c.sequence < before)
+        query = query.where(*_conditions(wanted))
         async with self._database.connect() as connection:
             rows = await connection.execute(query.limit(count))
         return [(row.sequence, job_pb2.Job.FromString(row.message)) for row in rows]
+
+    async def delete(self, job: job_pb2.Job) -> bool:
+        """
+        Delete a job that has ended, and note which assets are to be deleted with it.
+
+        Returns:
+            False if somebody else has deleted it.
+        """
+        async with self._database.begin() as connection:
+            # Two jobs with one input, deleted at once, must not each leave it to the other.
+            await exclude(connection, f"inputs of {job.account}")
+            this = and_(JOBS.c.name == job.name, JOBS.c.revision == job.revision)
+            deleted = await connection.execute(delete(JOBS).where(this))
+            if deleted.rowcount != 1:
+                return False
+            await connection.execute(delete(EVENTS).where(EVENTS.c.name == job.name))
+            await connection.execute(delete(INPUTS).where(INPUTS.c.job == job.name))
+            assets = {image.asset for image in job.result.images}
+            if job.dialect:
+                # Who calls gRPC has stored the inputs itself, and may have more plans with them.
+                assets |= await _unused(connection, _inputs(job))
+            await connection.execute(delete(DISCARDED).where(DISCARDED.c.asset.in_(assets)))
+            if assets:
+                rows = [{"asset": asset, "account": job.account} for asset in sorted(assets)]
+                await connection.execute(insert(DISCARDED), rows)
+        return True
+
+    async def ended_before(self, moment_us: int, count: int) -> list[job_pb2.Job]:
+        """Read jobs that ended before a moment, those that ended first."""
+        query = select(JOBS.c.message).where(JOBS.c.finish_us < moment_us)
+        async with self._database.connect() as connection:
+            rows = await connection.execute(query.order_by(JOBS.c.finish_us).limit(count))
+        return [job_pb2.Job.FromString(row.message) for row in rows]
+
+    async def discarded(self, count: int) -> list[tuple[str, str]]:
+        """Name assets of deleted jobs that storage is still to delete, each with its account."""
+        query = select(DISCARDED.c.asset, DISCARDED.c.account).order_by(DISCARDED.c.asset)
+        async with self._database.connect() as connection:
+            rows = await connection.execute(query.limit(count))
+        return [(row.asset, row.account) for row in rows]
+
+    async def forget_discarded(self, asset: str) -> None:
+        """Note that storage has deleted an asset."""
+        async with self._database.begin() as connection:
+            await connection.execute(delete(DISCARDED).where(DISCARDED.c.asset == asset))
 
     async def in_state(self, state: job_pb2.Job.State.ValueType, count: int) -> list[job_pb2.Job]:
         """Read the first jobs in a state, in the order of the queue."""
@@ -541,12 +683,57 @@ class JobStore:
         await notify(connection, CHANNEL, f"{self.process} {int(job.state)} {job.name}")
 
     def _values(self, job: job_pb2.Job) -> dict[str, object]:
+        ended = job.HasField("finish_time")
         return {
             "state": int(job.state),
             "revision": job.revision,
+            "finish_us": job.finish_time.ToMicroseconds() if ended else None,
             "owner": self.process if job.state == job_pb2.Job.STATE_RUNNING else "",
             "message": job.SerializeToString(deterministic=True),
         }
+
+
+def new_row(job: job_pb2.Job, begin_us: int, work_us: int) -> dict[str, object]:
+    """Return what a job's row says for good, of a job whose turn begins then."""
+    return {
+        "name": job.name,
+        "account": job.account,
+        "priority": job.priority,
+        "rank_us": begin_us - job.priority * PRIORITY_US,
+        "turn_end_us": begin_us + work_us,
+        "model": job.generation.model,
+        "dialect": job.dialect,
+        "create_us": job.create_time.ToMicroseconds(),
+        # PostgreSQL's texts cannot hold it.
+        "prompt": job.generation.prompt.replace("\0", ""),
+    }
+
+
+def _inputs(job: job_pb2.Job) -> set[str]:
+    images = {image.asset for image in job.generation.input_images}
+    return images | ({job.generation.mask} if job.generation.mask else set())
+
+
+async def _unused(connection: AsyncConnection, assets: Collection[str]) -> set[str]:
+    """Return those of some assets that are no job's input."""
+    used = select(INPUTS.c.asset).where(INPUTS.c.asset.in_(assets))
+    return set(assets) - set(await connection.scalars(used))
+
+
+def _conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
+    if wanted.states:
+        yield JOBS.c.state.in_({int(state) for state in wanted.states})
+    if wanted.models:
+        yield JOBS.c.model.in_(wanted.models)
+    if wanted.dialects:
+        routes = (JOBS.c.dialect.startswith(f"{one}/", autoescape=True) for one in wanted.dialects)
+        yield or_(JOBS.c.dialect.in_(wanted.dialects), *routes)
+    if wanted.created_after_us is not None:
+        yield JOBS.c.create_us >= wanted.created_after_us
+    if wanted.created_before_us is not None:
+        yield JOBS.c.create_us < wanted.created_before_us
+    if wanted.prompt_contains:
+        yield JOBS.c.prompt.icontains(wanted.prompt_contains, autoescape=True)
 
 
 async def _add_messages(connection: AsyncConnection, job: job_pb2.Job) -> None:
@@ -582,6 +769,24 @@ async def _turn(connection: AsyncConnection, job: job_pb2.Job) -> int:
     last = await connection.scalar(select(func.max(JOBS.c.turn_end_us)).where(own))
     begin = now if first is None else min(now, first + job.priority * PRIORITY_US)
     return begin if last is None else max(begin, last)
+
+
+async def _require_room(
+    connection: AsyncConnection, account: str, bounds: Bounds, more: int
+) -> None:
+    """Raise FullError if there are more jobs than there may be, *more* of them to come."""
+    own = (JOBS.c.account == account,) if account else (false(),)
+    queued, unfinished = (JOBS.c.state == QUEUED,), (JOBS.c.state.in_([QUEUED, RUNNING]),)
+    counted = zip(
+        bounds._fields, bounds, ((*own, *unfinished), (*own, *queued), queued), strict=True
+    )
+    for name, limit, conditions in counted:
+        if not limit:
+            continue
+        some = select(JOBS.c.sequence).where(*conditions).limit(limit + 1)
+        count = await connection.scalar(select(func.count()).select_from(some.subquery()))
+        if int(count or 0) + more > limit:
+            raise FullError(name, limit)
 
 
 async def _add_key(connection: AsyncConnection, job: job_pb2.Job, key: Key) -> None:

@@ -5,6 +5,7 @@ import time
 import grpc
 
 from pictor.accounts.v1 import accounts_service_pb2, accounts_service_pb2_grpc
+from services.rpc.limits import Limits
 from services.rpc.principals import SUITE, Principal, become, caller
 
 # Revocation must hold everywhere within a second.
@@ -39,7 +40,10 @@ class AccountsAuthenticator:
             return principal
         answer = await self._ask(accounts_service_pb2.AuthenticateRequest(secret=secret))
         principal = Principal(
-            account=answer.account, scopes=frozenset(answer.scopes), api_key=answer.api_key
+            account=answer.account,
+            scopes=frozenset(answer.scopes),
+            api_key=answer.api_key,
+            limits=Limits.of(answer.limits),
         )
         if len(self._known) >= REMEMBERED_KEYS:
             self._known.clear()

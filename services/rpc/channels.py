@@ -23,7 +23,8 @@ from services.rpc.errors import (
     from_status,
 )
 from services.rpc.interceptors import REQUEST_ID_KEY
-from services.rpc.principals import ACCOUNT_KEY, API_KEY_KEY, SCOPES_KEY, caller
+from services.rpc.limits import SETTINGS_HOLD
+from services.rpc.principals import ACCOUNT_KEY, API_KEY_KEY, LIMITS_KEY, SCOPES_KEY, caller
 from services.rpc.tls import PLAIN, Tls
 
 # Unary calls between services are lookups and single transactions.
@@ -124,6 +125,9 @@ class _Caller:
                 metadata.add(SCOPES_KEY, " ".join(sorted(principal.scopes)))
                 if principal.api_key:
                     metadata.add(API_KEY_KEY, principal.api_key)
+                if principal.limits != SETTINGS_HOLD:
+                    limits = principal.limits.to_message().SerializeToString()
+                    metadata.add(LIMITS_KEY, limits)
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         if request_id:
             metadata.add(REQUEST_ID_KEY, request_id)

@@ -20,7 +20,7 @@ import structlog
 from google.protobuf import descriptor_pool
 from grpc_status import rpc_status
 
-from pictor.accounts.v1 import access_pb2
+from pictor.accounts.v1 import access_pb2, limits_pb2
 from pictor.errors.v1 import error_reason_pb2
 from services.rpc.errors import (
     DeadlineExceeded,
@@ -31,9 +31,11 @@ from services.rpc.errors import (
     reason_name,
     to_status,
 )
+from services.rpc.limits import Limits
 from services.rpc.principals import (
     ACCOUNT_KEY,
     API_KEY_KEY,
+    LIMITS_KEY,
     SCOPES_KEY,
     SUITE,
     Authenticator,
@@ -209,4 +211,10 @@ def _acting(metadata: dict[str, Any]) -> Principal:
     if SCOPES_KEY not in metadata:
         return Principal(account=account, is_service=True)
     scopes = frozenset(str(metadata[SCOPES_KEY]).split())
-    return Principal(account=account, scopes=scopes, api_key=str(metadata.get(API_KEY_KEY, "")))
+    limits = limits_pb2.AccountLimits.FromString(metadata.get(LIMITS_KEY, b""))
+    return Principal(
+        account=account,
+        scopes=scopes,
+        api_key=str(metadata.get(API_KEY_KEY, "")),
+        limits=Limits.of(limits),
+    )

@@ -17,10 +17,12 @@ from typing import Protocol
 
 from pictor.errors.v1 import error_reason_pb2
 from services.rpc.errors import PermissionDenied
+from services.rpc.limits import SETTINGS_HOLD, Limits
 
 ACCOUNT_KEY = "x-pictor-account"
 SCOPES_KEY = "x-pictor-scopes"
 API_KEY_KEY = "x-pictor-api-key"
+LIMITS_KEY = "x-pictor-limits-bin"
 TOKEN_FILE = "service-token"  # noqa: S105 - a file name
 
 
@@ -34,12 +36,14 @@ class Principal:
         scopes: What the caller may do.
         is_service: The suite itself calls, and may do everything.
         api_key: The name of the key that was used; empty where there was none.
+        limits: How much the account may take.
     """
 
     account: str = ""
     scopes: frozenset[str] = frozenset()
     is_service: bool = False
     api_key: str = ""
+    limits: Limits = SETTINGS_HOLD
 
     def require(self, scope: str) -> None:
         """

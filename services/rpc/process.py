@@ -19,6 +19,7 @@ from services.rpc.settings import (
     describe,
     directory,
     duration,
+    natural,
     read,
     setting,
     url,
@@ -102,6 +103,18 @@ class ProcessSettings:
         "",
         str,
         "PEM file of the authority that callers need a certificate of; empty: they need none.",
+    )
+    rate_limit: int = setting(
+        "PICTOR_RATE_LIMIT",
+        "0",
+        natural,
+        "Requests that an API key may send in any 60 s; 0: any number.",
+    )
+    rate_storage: str = setting(
+        "PICTOR_RATE_STORAGE",
+        "async+memory://",
+        str,
+        "Where they are counted, e.g. async+redis://host:6379; by default in each process.",
     )
     log_level: str = setting(
         "PICTOR_LOG_LEVEL",

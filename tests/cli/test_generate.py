@@ -174,3 +174,23 @@ async def running_job(shell: Any) -> str:
             return lines[1].split()[0]
         await asyncio.sleep(0.05)
     raise AssertionError("no job is running")
+
+
+async def test_jobs_are_found_and_deleted(shell: Any):
+    """
+    By model, time and prompt; what is deleted is in no list any more.
+    """
+    await shell.run("generate", "a yellow heart", "-o", "heart.png")
+    wanted = ("--prompt", "Yellow HEART", "--model", "pictor/shapes", "--since", "1h")
+    found = (await shell.run("jobs", *wanted)).output.splitlines()[1:]
+    job = found[0].split()[0]
+    deleted = await shell.run("jobs", "delete", job)
+    left = (await shell.run("jobs", *wanted)).output
+    none = (await shell.run("jobs", "--until", "2020-01-01")).output.splitlines()[1:]
+    wrong = await shell.run("jobs", "--since", "yesterday")
+
+    assert len(found) == 1
+    assert deleted.output == f"jobs/{job}  deleted\n"
+    assert job not in left
+    assert none == []
+    assert (wrong.status, "must be like 2026-11-21" in wrong.errors) == (2, True)

@@ -17,6 +17,7 @@ from gateway.answers import failure_of, receipt_line
 from gateway.bodies import LIMIT_BYTES
 from gateway.dialect import Body, Dialect, Generate, Operation, ShowJob
 from gateway.openapi import statuses_of
+from gateway.pressure import REMEMBERED_SECONDS
 from gateway.routes import discover
 from pictor.inference.v1 import inference_service_pb2, inference_service_pb2_grpc, job_pb2
 from services.rpc.channels import open_channel
@@ -358,6 +359,60 @@ class DialectConformance:
                 assert "no_such_parameter 7 would be ignored: " in reply.text
                 assert reply.headers["preference-applied"] == "handling=strict"
                 assert (len(await house.jobs()), await house.uploads()) == (jobs, uploads)
+
+    async def test_a_deleted_job_is_found_by_no_api(self, house):
+        """
+        Once deleted, each job route answers its documented 404, and so does the picture's URL.
+        """
+        views = [one for one in self.dialect.operations if isinstance(one, ShowJob)]
+        async with house.client() as client:
+            reply = await client.request(**self.asking(self.drawing))
+            job_id = reply.headers["x-pictor-job"]
+            await finished(house, job_id)
+            images = (await house.job(job_id)).result.images
+            assert [(await client.get(image.url)).status_code for image in images] == [200]
+            deleted = await client.delete(f"/pictor/v1/jobs/{job_id}")
+            assert deleted.status_code == 200, deleted.text
+            for view in views:
+                await self.refused(await client.get(PLACEHOLDER.sub(job_id, view.path)), 404)
+            assert (await client.get(f"/pictor/v1/jobs/{job_id}")).status_code == 404
+            assert [(await client.get(image.url)).status_code for image in images] == [404]
+
+    async def test_who_asks_too_often_is_429_before_the_body_is_read(self, house):
+        """
+        With Retry-After and what is left in headers, whatever the body.
+        """
+        secret = await house.limited_key(requests_per_minute=1)
+        before = len(await house.jobs())
+        async with house.client(secret) as client:
+            await client.get("/v1/models")
+            for one in self.drawings:
+                reply = await client.request(one.method, one.path, content=b"{")
+                await self.refused(reply, 429)
+                assert 50 < int(reply.headers["retry-after"]) <= 60
+                assert reply.headers["x-ratelimit-remaining-requests"] == "0"
+        assert len(await house.jobs()) == before
+
+    async def test_a_full_queue_is_429_and_stores_nothing(self, house):
+        """
+        With Retry-After; when a job has ended, there is room again.
+        """
+        secret = await house.limited_key(unfinished_jobs=1)
+        native = {"generation": {"model": "pictor/shapes", "prompt": "a"}}
+        async with house.client(secret) as client:
+            with house.held():
+                job = (await client.post("/pictor/v1/jobs", json=native)).json()["name"]
+                before = (len(await house.jobs()), await house.uploads())
+                for one in self.drawings:
+                    reply = await client.request(**self.asking(one))
+                    await self.refused(reply, 429)
+                    assert int(reply.headers["retry-after"]) >= 1
+                    assert "1 jobs that have not ended" in reply.text
+                    await asyncio.sleep(REMEMBERED_SECONDS)
+                assert (len(await house.jobs()), await house.uploads()) == before
+                await client.post(f"/pictor/v1/{job}:cancel")
+            reply = await client.request(**self.asking(self.drawing))
+            assert reply.is_success, reply.text
 
 
 def assert_fits(schema: dict, body: object) -> None:

@@ -24,6 +24,7 @@ from pictor.accounts.v1 import (
     accounts_service_pb2,
     accounts_service_pb2_grpc,
     api_key_pb2,
+    limits_pb2,
 )
 from pictor.inference.v1 import inference_service_pb2, job_pb2, progress_pb2
 from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
@@ -182,6 +183,16 @@ class House:
                 accounts_service_pb2.CreateApiKeyRequest(parent=account, api_key=wish)
             )
         return made.secret, made.api_key.name
+
+    async def limited_key(self, **limits: int) -> str:
+        """Make an account with limits of its own; return a key's secret."""
+        secret, name = await self.key("inference", new_account=True)
+        request = limits_pb2.UpdateAccountLimitsRequest(
+            name=name.partition("/apiKeys/")[0], limits=limits_pb2.AccountLimits(**limits)
+        )
+        async with self.accounts() as stub:
+            await stub.UpdateAccountLimits(request)
+        return secret
 
     async def revoke(self, name: str) -> None:
         async with self.accounts() as stub:

@@ -155,3 +155,76 @@ async def test_each_api_repeats_its_answers(house, url, body):
     assert (first.status_code, first.json()) == (again.status_code, again.json())
     assert again.headers["idempotent-replayed"] == "true"
     assert len(await house.jobs()) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("url", "body"),
+    [
+        ("/sdapi/v1/interrupt", {}),
+        ("/sdapi/v1/options", {"save_images_add_number": True}),
+        ("/sdapi/v1/extra-single-image", {"image": png_base64(), "upscaling_resize": 2}),
+        ("/sdapi/v1/png-info", {"image": png_base64()}),
+    ],
+)
+async def test_what_makes_no_job_may_be_repeated_anyway(house, url, body):
+    """
+    Sent twice with one key it is answered twice in the same way, and nothing is kept of it.
+    """
+    async with house.client() as client:
+        before = (len(await house.jobs()), await house.uploads())
+        replies = [await client.post(url, json=body, headers=keyed(url)) for _ in range(2)]
+        after = (len(await house.jobs()), await house.uploads())
+
+    assert replies[0].is_success, replies[0].text
+    assert (replies[0].status_code, replies[0].text) == (replies[1].status_code, replies[1].text)
+    assert before == after
+
+
+async def test_canceling_may_be_repeated(house):
+    """
+    Through a public API and the native one: the job is canceled once.
+    """
+    async with house.client() as client:
+        with house.held():
+            made = await client.post(URL, json={**BODY, "async": True})
+            job = made.headers["x-pictor-job"]
+            replies = [
+                await client.post(f"/pictor/v1/jobs/{job}:cancel", headers=keyed("cancel"))
+                for _ in range(2)
+            ]
+
+    assert [reply.status_code for reply in replies] == [200, 200]
+    assert replies[0].json() == replies[1].json()
+
+
+async def test_a_key_that_could_not_keep_its_promise_is_refused(house):
+    """
+    A second account would be made: 400 says so, and makes not even the first.
+    """
+    async with house.client() as client:
+        before = (await client.get("/pictor/v1/accounts")).json()["accounts"]
+        made = {"displayName": "twice"}
+        reply = await client.post("/pictor/v1/accounts", json=made, headers=keyed("account"))
+        after = (await client.get("/pictor/v1/accounts")).json()["accounts"]
+
+    assert reply.status_code == 400
+    assert "no effect on CreateAccount" in reply.json()["error"]["message"]
+    assert before == after
+
+
+async def test_a_twins_uploads_do_not_stay(house):
+    """
+    Of several that come at once, only the images of the one that made the job are kept.
+    """
+    body = {"model": "pictor/shapes", "prompt": "a", "image": png_base64(), "async": True}
+    async with house.client() as client:
+        before = await house.uploads()
+        replies = await asyncio.gather(
+            *(client.post("/v1/images/edits", json=body, headers=keyed("race")) for _ in range(6))
+        )
+        after = await house.uploads()
+
+    assert {reply.headers["x-pictor-job"] for reply in replies} == {
+        replies[0].headers["x-pictor-job"]
+    }
+    assert after == before + 1

@@ -16,6 +16,9 @@ def upgrade() -> None:
         sa.Column("create_time", sa.BigInteger(), nullable=False),
         sa.Column("billing", sa.SmallInteger(), nullable=False),
         sa.Column("balance", sa.BigInteger(), nullable=False),
+        sa.Column("requests_per_minute", sa.Integer(), nullable=True),
+        sa.Column("unfinished_jobs", sa.Integer(), nullable=True),
+        sa.Column("queued_jobs", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("accounts", schema=None) as batch_op:

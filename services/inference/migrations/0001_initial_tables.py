@@ -10,6 +10,12 @@ down_revision = None
 def upgrade() -> None:
     """Step up."""
     op.create_table(
+        "discarded_assets",
+        sa.Column("asset", sa.String(length=64), nullable=False),
+        sa.Column("account", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("asset"),
+    )
+    op.create_table(
         "idempotency_keys",
         sa.Column("account", sa.String(length=64), nullable=False),
         sa.Column("key", sa.String(length=255), nullable=False),
@@ -36,6 +42,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", "revision"),
     )
     op.create_table(
+        "job_inputs",
+        sa.Column("job", sa.String(length=64), nullable=False),
+        sa.Column("asset", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("job", "asset"),
+    )
+    with op.batch_alter_table("job_inputs", schema=None) as batch_op:
+        batch_op.create_index("job_inputs_by_asset", ["asset"], unique=False)
+
+    op.create_table(
         "jobs",
         sa.Column(
             "sequence",
@@ -51,12 +66,19 @@ def upgrade() -> None:
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.Column("turn_end_us", sa.BigInteger(), nullable=False),
         sa.Column("owner", sa.String(length=40), nullable=False),
+        sa.Column("model", sa.String(length=512), nullable=False),
+        sa.Column("dialect", sa.String(length=63), nullable=False),
+        sa.Column("create_us", sa.BigInteger(), nullable=False),
+        sa.Column("prompt", sa.Text(), nullable=False),
+        sa.Column("finish_us", sa.BigInteger(), nullable=True),
         sa.Column("message", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("sequence"),
         sa.UniqueConstraint("name"),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("jobs_by_account", ["account", "sequence"], unique=False)
+        batch_op.create_index("jobs_by_account_state", ["account", "state"], unique=False)
+        batch_op.create_index("jobs_by_end", ["finish_us"], unique=False)
         batch_op.create_index("jobs_by_priority", ["state", "priority", "rank_us"], unique=False)
         batch_op.create_index("jobs_by_state", ["state", "rank_us", "sequence"], unique=False)
         batch_op.create_index(
@@ -123,12 +145,19 @@ def downgrade() -> None:
         batch_op.drop_index("jobs_by_turn")
         batch_op.drop_index("jobs_by_state")
         batch_op.drop_index("jobs_by_priority")
+        batch_op.drop_index("jobs_by_end")
+        batch_op.drop_index("jobs_by_account_state")
         batch_op.drop_index("jobs_by_account")
 
     op.drop_table("jobs")
+    with op.batch_alter_table("job_inputs", schema=None) as batch_op:
+        batch_op.drop_index("job_inputs_by_asset")
+
+    op.drop_table("job_inputs")
     op.drop_table("job_events")
     op.drop_table("inference_processes")
     with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
         batch_op.drop_index("idempotency_keys_by_age")
 
     op.drop_table("idempotency_keys")
+    op.drop_table("discarded_assets")

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from pictor.accounts.v1 import account_pb2 as _account_pb2
 from pictor.accounts.v1 import api_key_pb2 as _api_key_pb2
+from pictor.accounts.v1 import limits_pb2 as _limits_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -55,6 +56,7 @@ class AuthenticateResponse(_message.Message):
     ACCOUNT_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     account: _builtins.str
     """Names the account that the bearer acts for."""
     api_key: _builtins.str
@@ -63,16 +65,21 @@ class AuthenticateResponse(_message.Message):
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Lists what the key may do."""
 
+    @_builtins.property
+    def limits(self) -> _limits_pb2.AccountLimits:
+        """Bounds how much the bearer's account may take."""
+
     def __init__(
         self,
         *,
         account: _builtins.str = ...,
         api_key: _builtins.str = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
+        limits: _limits_pb2.AccountLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "api_key", b"api_key", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "api_key", b"api_key", "limits", b"limits", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from pictor.accounts.v1 import account_pb2 as pictor_dot_accounts_dot_v1_dot_acc
 from pictor.accounts.v1 import accounts_service_pb2 as pictor_dot_accounts_dot_v1_dot_accounts__service__pb2
 from pictor.accounts.v1 import api_key_pb2 as pictor_dot_accounts_dot_v1_dot_api__key__pb2
 from pictor.accounts.v1 import ledger_pb2 as pictor_dot_accounts_dot_v1_dot_ledger__pb2
+from pictor.accounts.v1 import limits_pb2 as pictor_dot_accounts_dot_v1_dot_limits__pb2
 from pictor.accounts.v1 import preferences_pb2 as pictor_dot_accounts_dot_v1_dot_preferences__pb2
 from pictor.accounts.v1 import webhook_pb2 as pictor_dot_accounts_dot_v1_dot_webhook__pb2
 
@@ -88,6 +89,11 @@ class AccountsServiceStub:
         self.SetBilling = channel.unary_unary(
                 '/pictor.accounts.v1.AccountsService/SetBilling',
                 request_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.SetBillingRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_account__pb2.Account.FromString,
+                _registered_method=True)
+        self.UpdateAccountLimits = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/UpdateAccountLimits',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_limits__pb2.UpdateAccountLimitsRequest.SerializeToString,
                 response_deserializer=pictor_dot_accounts_dot_v1_dot_account__pb2.Account.FromString,
                 _registered_method=True)
         self.GrantCredits = channel.unary_unary(
@@ -221,6 +227,14 @@ class AccountsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateAccountLimits(self, request, context):
+        """Bounds how much of the suite an account may take, within a second everywhere. Idempotent.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GrantCredits(self, request, context):
         """Gives credits, and answers with the balance. Idempotent by request_id.
         Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID or
@@ -343,6 +357,11 @@ def add_AccountsServiceServicer_to_server(servicer, server):
             'SetBilling': grpc.unary_unary_rpc_method_handler(
                     servicer.SetBilling,
                     request_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.SetBillingRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_account__pb2.Account.SerializeToString,
+            ),
+            'UpdateAccountLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAccountLimits,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_limits__pb2.UpdateAccountLimitsRequest.FromString,
                     response_serializer=pictor_dot_accounts_dot_v1_dot_account__pb2.Account.SerializeToString,
             ),
             'GrantCredits': grpc.unary_unary_rpc_method_handler(
@@ -661,6 +680,33 @@ class AccountsService:
             target,
             '/pictor.accounts.v1.AccountsService/SetBilling',
             pictor_dot_accounts_dot_v1_dot_ledger__pb2.SetBillingRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_account__pb2.Account.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAccountLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/UpdateAccountLimits',
+            pictor_dot_accounts_dot_v1_dot_limits__pb2.UpdateAccountLimitsRequest.SerializeToString,
             pictor_dot_accounts_dot_v1_dot_account__pb2.Account.FromString,
             options,
             channel_credentials,

@@ -9,6 +9,7 @@ from pictor.accounts.v1 import account_pb2 as _account_pb2
 from pictor.accounts.v1 import accounts_service_pb2 as _accounts_service_pb2
 from pictor.accounts.v1 import api_key_pb2 as _api_key_pb2
 from pictor.accounts.v1 import ledger_pb2 as _ledger_pb2
+from pictor.accounts.v1 import limits_pb2 as _limits_pb2
 from pictor.accounts.v1 import preferences_pb2 as _preferences_pb2
 from pictor.accounts.v1 import webhook_pb2 as _webhook_pb2
 import abc as _abc_1
@@ -75,6 +76,10 @@ class AccountsServiceStub:
     SetBilling: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SetBillingRequest, _account_pb2.Account]
     """Says who pays for an account. Idempotent; holds and balance stay as they are.
     Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_INVALID.
+    """
+    UpdateAccountLimits: _grpc.UnaryUnaryMultiCallable[_limits_pb2.UpdateAccountLimitsRequest, _account_pb2.Account]
+    """Bounds how much of the suite an account may take, within a second everywhere. Idempotent.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
     """
     GrantCredits: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GrantCreditsRequest, _ledger_pb2.Balance]
     """Gives credits, and answers with the balance. Idempotent by request_id.
@@ -150,6 +155,10 @@ class AccountsServiceAsyncStub(AccountsServiceStub):
     SetBilling: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SetBillingRequest, _account_pb2.Account]  # type: ignore[assignment]
     """Says who pays for an account. Idempotent; holds and balance stay as they are.
     Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_INVALID.
+    """
+    UpdateAccountLimits: _aio.UnaryUnaryMultiCallable[_limits_pb2.UpdateAccountLimitsRequest, _account_pb2.Account]  # type: ignore[assignment]
+    """Bounds how much of the suite an account may take, within a second everywhere. Idempotent.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
     """
     GrantCredits: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GrantCreditsRequest, _ledger_pb2.Balance]  # type: ignore[assignment]
     """Gives credits, and answers with the balance. Idempotent by request_id.
@@ -282,6 +291,16 @@ class AccountsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_pb2.Account, _abc.Awaitable[_account_pb2.Account]]:
         """Says who pays for an account. Idempotent; holds and balance stay as they are.
         Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateAccountLimits(
+        self,
+        request: _limits_pb2.UpdateAccountLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.Account, _abc.Awaitable[_account_pb2.Account]]:
+        """Bounds how much of the suite an account may take, within a second everywhere. Idempotent.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
         """
 
     @_abc_1.abstractmethod

@@ -185,6 +185,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DEADLINE_EXCEEDED. The caller's deadline, or the job's time limit, has passed.
     {"reason": "DEADLINE_EXCEEDED"}
     """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 70
+    """RESOURCE_EXHAUSTED. The API key has asked too often in the last minute. RetryInfo says when to ask again.
+    {"reason": "RATE_LIMITED", "metadata": {"limit": "60"}}
+    """
+    ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 71
+    """RESOURCE_EXHAUSTED. As many jobs as may be are waiting already, or have not ended: the account's, or
+    everybody's. RetryInfo says when to ask again.
+    {"reason": "QUEUE_FULL", "metadata": {"limit": "100", "of": "account"}}, or "everybody"
+    """
     ERROR_REASON_JOB_CANCELED: _ErrorReason.ValueType  # 60
     """CANCELLED. The job was canceled before it finished.
     {"reason": "JOB_CANCELED"}
@@ -372,6 +381,15 @@ ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 51
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 52
 """DEADLINE_EXCEEDED. The caller's deadline, or the job's time limit, has passed.
 {"reason": "DEADLINE_EXCEEDED"}
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 70
+"""RESOURCE_EXHAUSTED. The API key has asked too often in the last minute. RetryInfo says when to ask again.
+{"reason": "RATE_LIMITED", "metadata": {"limit": "60"}}
+"""
+ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 71
+"""RESOURCE_EXHAUSTED. As many jobs as may be are waiting already, or have not ended: the account's, or
+everybody's. RetryInfo says when to ask again.
+{"reason": "QUEUE_FULL", "metadata": {"limit": "100", "of": "account"}}, or "everybody"
 """
 ERROR_REASON_JOB_CANCELED: ErrorReason.ValueType  # 60
 """CANCELLED. The job was canceled before it finished.

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from pictor.inference.v1 import inference_service_pb2 as pictor_dot_inference_dot_v1_dot_inference__service__pb2
 from pictor.inference.v1 import job_pb2 as pictor_dot_inference_dot_v1_dot_job__pb2
 from pictor.inference.v1 import webhook_pb2 as pictor_dot_inference_dot_v1_dot_webhook__pb2
@@ -62,6 +63,11 @@ class InferenceServiceStub:
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.SerializeToString,
                 response_deserializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/pictor.inference.v1.InferenceService/DeleteJob',
+                request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.RetryJob = channel.unary_unary(
                 '/pictor.inference.v1.InferenceService/RetryJob',
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.RetryJobRequest.SerializeToString,
@@ -89,13 +95,15 @@ class InferenceServiceServicer:
     """
 
     def CreateJob(self, request, context):
-        """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-        images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
-        price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
-        Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-        FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
-        OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-        MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
+        """Admits a job. Checks, in this order: there is room for one more; the model exists; the prompt's length
+        and the number of input images; sizes, steps and all else; the input assets; the model is being served;
+        the balance covers the price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it
+        makes at most one job, and with `idempotency_key` it is.
+        Errors: RESOURCE_EXHAUSTED with QUEUE_FULL, or RATE_LIMITED; NOT_FOUND with MODEL_NOT_FOUND or
+        ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID, FIELD_OUT_OF_RANGE,
+        FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT, OPERATION_UNSUPPORTED, PARAMETER_NOT_HONOURED or
+        IDEMPOTENCY_KEY_REUSED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with MODEL_NOT_SERVING;
+        FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,8 +117,8 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists the account's jobs, newest first.
-        Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+        """Lists the account's jobs, newest first. Jobs that are made or deleted meanwhile move no other to another
+        page. Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token, or FIELD_OUT_OF_RANGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +139,16 @@ class InferenceServiceServicer:
         become its result. A queued job is canceled. Answers with the job as it is then, which may still be
         decoding. Idempotent; changes nothing about a job that has ended.
         Errors: NOT_FOUND with JOB_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Deletes a job that has ended: its record, its pictures, and the input images that came with it through a
+        public API and that no other job has. What it has cost stays in the ledger.
+        Errors: NOT_FOUND with JOB_NOT_FOUND, also the second time; FAILED_PRECONDITION with
+        JOB_STATE_CONFLICT when the job goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,6 +215,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.FinishJob,
                     request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.FromString,
                     response_serializer=pictor_dot_inference_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.DeleteJobRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'RetryJob': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryJob,
@@ -355,6 +378,33 @@ class InferenceService:
             '/pictor.inference.v1.InferenceService/FinishJob',
             pictor_dot_inference_dot_v1_dot_inference__service__pb2.FinishJobRequest.SerializeToString,
             pictor_dot_inference_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.inference.v1.InferenceService/DeleteJob',
+            pictor_dot_inference_dot_v1_dot_inference__service__pb2.DeleteJobRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from pictor.inference.v1 import inference_service_pb2 as _inference_service_pb2
 from pictor.inference.v1 import job_pb2 as _job_pb2
@@ -36,19 +37,21 @@ class InferenceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     CreateJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CreateJobRequest, _job_pb2.Job]
-    """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-    images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
-    price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
-    Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-    FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
-    OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-    MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
+    """Admits a job. Checks, in this order: there is room for one more; the model exists; the prompt's length
+    and the number of input images; sizes, steps and all else; the input assets; the model is being served;
+    the balance covers the price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it
+    makes at most one job, and with `idempotency_key` it is.
+    Errors: RESOURCE_EXHAUSTED with QUEUE_FULL, or RATE_LIMITED; NOT_FOUND with MODEL_NOT_FOUND or
+    ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID, FIELD_OUT_OF_RANGE,
+    FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT, OPERATION_UNSUPPORTED, PARAMETER_NOT_HONOURED or
+    IDEMPOTENCY_KEY_REUSED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with MODEL_NOT_SERVING;
+    FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListJobsRequest, _inference_service_pb2.ListJobsResponse]
-    """Lists the account's jobs, newest first.
-    Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+    """Lists the account's jobs, newest first. Jobs that are made or deleted meanwhile move no other to another
+    page. Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token, or FIELD_OUT_OF_RANGE.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CancelJobRequest, _job_pb2.Job]
     """Ends a job that is not terminal: a queued one at once, a running one within a step. Answers with
@@ -61,6 +64,12 @@ class InferenceServiceStub:
     become its result. A queued job is canceled. Answers with the job as it is then, which may still be
     decoding. Idempotent; changes nothing about a job that has ended.
     Errors: NOT_FOUND with JOB_NOT_FOUND.
+    """
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteJobRequest, _empty_pb2.Empty]
+    """Deletes a job that has ended: its record, its pictures, and the input images that came with it through a
+    public API and that no other job has. What it has cost stays in the ledger.
+    Errors: NOT_FOUND with JOB_NOT_FOUND, also the second time; FAILED_PRECONDITION with
+    JOB_STATE_CONFLICT when the job goes on.
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.RetryJobRequest, _job_pb2.Job]
     """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
@@ -86,19 +95,21 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CreateJobRequest, _job_pb2.Job]  # type: ignore[assignment]
-    """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-    images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
-    price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
-    Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-    FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
-    OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-    MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
+    """Admits a job. Checks, in this order: there is room for one more; the model exists; the prompt's length
+    and the number of input images; sizes, steps and all else; the input assets; the model is being served;
+    the balance covers the price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it
+    makes at most one job, and with `idempotency_key` it is.
+    Errors: RESOURCE_EXHAUSTED with QUEUE_FULL, or RATE_LIMITED; NOT_FOUND with MODEL_NOT_FOUND or
+    ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID, FIELD_OUT_OF_RANGE,
+    FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT, OPERATION_UNSUPPORTED, PARAMETER_NOT_HONOURED or
+    IDEMPOTENCY_KEY_REUSED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with MODEL_NOT_SERVING;
+    FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListJobsRequest, _inference_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Lists the account's jobs, newest first.
-    Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+    """Lists the account's jobs, newest first. Jobs that are made or deleted meanwhile move no other to another
+    page. Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token, or FIELD_OUT_OF_RANGE.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CancelJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Ends a job that is not terminal: a queued one at once, a running one within a step. Answers with
@@ -111,6 +122,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     become its result. A queued job is canceled. Answers with the job as it is then, which may still be
     decoding. Idempotent; changes nothing about a job that has ended.
     Errors: NOT_FOUND with JOB_NOT_FOUND.
+    """
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a job that has ended: its record, its pictures, and the input images that came with it through a
+    public API and that no other job has. What it has cost stays in the ledger.
+    Errors: NOT_FOUND with JOB_NOT_FOUND, also the second time; FAILED_PRECONDITION with
+    JOB_STATE_CONFLICT when the job goes on.
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RetryJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Draws what failed or was canceled once more: a new job with the same generation, seed included. The
@@ -139,13 +156,15 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.CreateJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
-        """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-        images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
-        price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
-        Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
-        FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
-        OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-        MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
+        """Admits a job. Checks, in this order: there is room for one more; the model exists; the prompt's length
+        and the number of input images; sizes, steps and all else; the input assets; the model is being served;
+        the balance covers the price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it
+        makes at most one job, and with `idempotency_key` it is.
+        Errors: RESOURCE_EXHAUSTED with QUEUE_FULL, or RATE_LIMITED; NOT_FOUND with MODEL_NOT_FOUND or
+        ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID, FIELD_OUT_OF_RANGE,
+        FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT, OPERATION_UNSUPPORTED, PARAMETER_NOT_HONOURED or
+        IDEMPOTENCY_KEY_REUSED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with MODEL_NOT_SERVING;
+        FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
         """
 
     @_abc_1.abstractmethod
@@ -162,8 +181,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ListJobsResponse, _abc.Awaitable[_inference_service_pb2.ListJobsResponse]]:
-        """Lists the account's jobs, newest first.
-        Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+        """Lists the account's jobs, newest first. Jobs that are made or deleted meanwhile move no other to another
+        page. Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token, or FIELD_OUT_OF_RANGE.
         """
 
     @_abc_1.abstractmethod
@@ -188,6 +207,18 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         become its result. A queued job is canceled. Answers with the job as it is then, which may still be
         decoding. Idempotent; changes nothing about a job that has ended.
         Errors: NOT_FOUND with JOB_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _inference_service_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a job that has ended: its record, its pictures, and the input images that came with it through a
+        public API and that no other job has. What it has cost stays in the ledger.
+        Errors: NOT_FOUND with JOB_NOT_FOUND, also the second time; FAILED_PRECONDITION with
+        JOB_STATE_CONFLICT when the job goes on.
         """
 
     @_abc_1.abstractmethod
