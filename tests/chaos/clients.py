@@ -176,7 +176,7 @@ class Client:
         return order
 
     def steps(self) -> int:
-        return self.rng.randint(2, 40)
+        return self.rng.randint(2, 30)
 
     # Over REST.
 

@@ -39,8 +39,8 @@ class Plan:
     Chooses the faults of each round.
 
     Half of the rounds have two crash points, one after the other: each one in turn, in an order of
-    chance, and again those that were not reached. The others kill one or two processes, or let one stand still for longer
-    than its lease.
+    chance, and again those that were not reached. The others kill one or two processes, or let one
+    stand still for longer than its lease.
 
     Args:
         rng: Decides.
