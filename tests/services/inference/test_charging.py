@@ -273,7 +273,6 @@ async def test_a_chosen_id_that_is_taken_holds_nothing_more(service, till):
     await till.settled(other if job.account == account else account, PRICE)
 
 
-@pytest.mark.parametrize("end", ["captured", "released"])
 async def test_twins_hold_the_price_once(service, till):
     """
     Of many requests with one key one makes a job; what was held for the others is back at once.
@@ -290,6 +289,7 @@ async def test_twins_hold_the_price_once(service, till):
     assert await till.balance(account) == (19 * PRICE, PRICE)
 
 
+@pytest.mark.parametrize("end", ["captured", "released"])
 async def test_what_a_crash_left_in_the_outbox_is_delivered_after_the_start(
     environ, tmp_path, till, end
 ):
