@@ -8,6 +8,8 @@ import grpc
 from pictor.catalog.v1 import catalog_service_pb2_grpc
 from pictor.catalog.v1.catalog_service_pb2 import (
     GetModelRequest,
+    ListAdaptersRequest,
+    ListAdaptersResponse,
     ListModelsRequest,
     ListModelsResponse,
     ListServingStatusesRequest,
@@ -37,6 +39,7 @@ TTL_SECONDS = 6.0
 SHORTEST_TTL_SECONDS = 1.0
 LONGEST_TTL_SECONDS = 60.0
 LONGEST_REPLICA_ID = 63
+MOST_ADAPTERS = 10_000
 REPORTED_STATES = (
     ServingStatus.STATE_LOADING,
     ServingStatus.STATE_READY,
@@ -102,6 +105,14 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
             pinned_models=self._serving.pinned_models(),
         )
 
+    async def ListAdapters(
+        self, request: ListAdaptersRequest, context: Context
+    ) -> ListAdaptersResponse:
+        """Tell which adapters and embeddings there are."""
+        return ListAdaptersResponse(
+            adapters=self._serving.adapters(), embeddings=self._serving.embeddings()
+        )
+
     async def UpdateServing(self, request: UpdateServingRequest, context: Context) -> ServingStatus:
         """Take what an operator wants of a model."""
         model = self._catalog.get(request.model).name
@@ -148,6 +159,11 @@ def check_replica(replica: Replica) -> None:
         if not text:
             reason = error_reason_pb2.ERROR_REASON_FIELD_REQUIRED
             raise invalid(field, f"{field} is empty; a report must give it", reason)
+    for field, names in (("adapters", replica.adapters), ("embeddings", replica.embeddings)):
+        if len(names) > MOST_ADAPTERS:
+            raise _out_of_range(
+                f"replica.{field}", f"{len(names)} {field}; give at most {MOST_ADAPTERS}"
+            )
     if len(replica.replica_id) > LONGEST_REPLICA_ID:
         raise _out_of_range(
             "replica.replica_id",
