@@ -40,11 +40,6 @@ ANYWHERE: Causes = (
     DeadlineExceeded("a part of the suite took too long"),
 )
 KEY: Causes = (
-    Exhausted(
-        "the key makes too many requests",
-        reason=reasons.ERROR_REASON_RATE_LIMIT_EXCEEDED,
-        retry_after_seconds=1,
-    ),
     Unauthenticated("no API key", reason=reasons.ERROR_REASON_API_KEY_MISSING),
     Unauthenticated("an API key that opens nothing"),
     PermissionDenied("the key lacks the scope"),
@@ -86,17 +81,8 @@ REPEATED: Causes = (
         retry_after_seconds=1,
     ),
 )
-_FULL: Causes = (
-    Exhausted(
-        "the account has too many unfinished jobs",
-        reason=reasons.ERROR_REASON_TOO_MANY_JOBS,
-        retry_after_seconds=1,
-    ),
-    Exhausted("too many jobs wait", reason=reasons.ERROR_REASON_QUEUE_FULL, retry_after_seconds=1),
-)
 DRAWING: Causes = (
     *VALUES,
-    *_FULL,
     *IMAGES,
     *REPEATED,
     InvalidRequest("the prompt is too long", reason=reasons.ERROR_REASON_PROMPT_TOO_LONG),
@@ -123,7 +109,6 @@ JOB: Causes = (NotFound("no such job", reason=reasons.ERROR_REASON_JOB_NOT_FOUND
 ENDED: Causes = (StateConflict("the job has ended already"),)
 AGAIN: Causes = (
     *REPEATED,
-    *_FULL,
     StateConflict("the job goes on, or has succeeded"),
     NotFound("an input image is gone", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),
     NotFound("the model is gone", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),

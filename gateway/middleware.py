@@ -12,7 +12,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.bodies import BUDGET
-from gateway.rates import rate_headers
 from services.rpc.interceptors import REQUEST_ID_KEY
 from services.rpc.principals import SUITE, become
 
@@ -49,7 +48,7 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(raw=message["headers"])
-                headers.update({REQUEST_ID_KEY: request_id, **rate_headers(scope)})
+                headers[REQUEST_ID_KEY] = request_id
                 headers["x-process-time"] = f"{time.monotonic() - started:.4f}"
             await send(message)
 

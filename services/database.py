@@ -13,7 +13,13 @@ from typing import Any
 import asyncpg
 import structlog
 from sqlalchemy import event, make_url, text
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -208,14 +214,20 @@ async def _listen(
 def _saying_that_it_is_away() -> Any:
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
-        if any(words in str(error) for words in DEFECTS):
+    except (DBAPIError, PoolTimeout, OSError) as error:
+        if isinstance(error, DBAPIError) and not _is_away(error):
             raise
         log.warning("database.away", reason=type(error).__name__, detail=str(error.args[:1])[:200])
         raise Unavailable(
             "the database does not answer at the moment; nothing is lost, try again",
             retry_after_seconds=AWAY_RETRY_SECONDS,
         ) from error
+
+
+def _is_away(error: DBAPIError) -> bool:
+    if any(words in str(error) for words in DEFECTS):
+        return False
+    return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
 
 
 def _shown(url: str) -> str:

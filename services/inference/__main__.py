@@ -18,7 +18,6 @@ from services.inference.jobs import Jobs
 from services.inference.leases import Leases
 from services.inference.news import News
 from services.inference.outbox import Outbox, Topic
-from services.inference.room import Room
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import Settings
 from services.inference.store import CAPTURE, RELEASE, WEBHOOK, JobStore
@@ -111,7 +110,6 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             storage_service_pb2_grpc.StorageServiceStub(storage),
             charging=charging,
             webhooks=webhooks,
-            room=Room(store, account_jobs=settings.account_jobs, queue_jobs=settings.queue_jobs),
         )
         served = Served(
             inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],

@@ -122,6 +122,9 @@ class Dispatcher:
                 await self._beat()
             except SuiteError:
                 log.warning("lease.not_renewed", left_seconds=round(self._leases.left_seconds, 1))
+            except Exception:
+                # Without it this process would lose all that it holds.
+                log.exception("lease.not_renewed")
             if self._leases.left_seconds <= 0:
                 self._give_up()
             await asyncio.sleep(self._heartbeat_seconds)

@@ -92,8 +92,10 @@ class Outbox:
             try:
                 while await self.deliver_due():
                     pass
-            except Exception:
+            except* SuiteError as errors:
                 # A database that is away comes back.
+                log.warning("outbox.postponed", detail=str(errors.exceptions[0]))
+            except* Exception:
                 log.exception("outbox.failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):

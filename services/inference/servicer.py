@@ -41,7 +41,6 @@ from services.inference.charging import Charging
 from services.inference.jobs import Jobs
 from services.inference.prices import price_of
 from services.inference.receipt import Receipt
-from services.inference.room import Room
 from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
 from services.inference.store import Key
@@ -69,7 +68,6 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         storage: Knows the input images.
         charging: Takes credits for jobs.
         webhooks: Tells who wants to know that a job has ended.
-        room: Knows how much may wait.
     """
 
     def __init__(
@@ -81,7 +79,6 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         *,
         charging: Charging,
         webhooks: Webhooks,
-        room: Room,
     ) -> None:
         self._jobs = jobs
         self._watching = watching
@@ -89,13 +86,11 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         self._storage = storage
         self._charging = charging
         self._webhooks = webhooks
-        self._room = room
 
     async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
         key = key_of(request)
         if before := await self._jobs.replayed(key):
             return before
-        await self._room.check(caller().account)
         asked = request.generation
         if not asked.model:
             raise invalid(
@@ -163,7 +158,6 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         key = Key(request.idempotency_key, f"retry {request.name}".encode())
         if again := await self._jobs.replayed(key):
             return again
-        await self._room.check(caller().account)
         before = await self._jobs.ended_badly(request.name)
         model = await self._model(before.generation.model)
         await self._input_size(before.generation)

@@ -8,7 +8,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from services.rpc.process import ProcessSettings
-from services.rpc.settings import count, number, seconds, setting
+from services.rpc.settings import count, seconds, setting
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -41,18 +41,6 @@ class Settings(ProcessSettings):
         "3",
         count,
         "How often a job is started before a lost device fails it; the last time alone.",
-    )
-    account_jobs: int = setting(
-        "PICTOR_ACCOUNT_JOBS",
-        "1000",
-        number,
-        "How many unfinished jobs an account may have; 0 for any number.",
-    )
-    queue_jobs: int = setting(
-        "PICTOR_QUEUE_JOBS",
-        "10000",
-        number,
-        "How many jobs of all accounts may wait; 0 for any number.",
     )
     idempotency_hours: float = setting(
         "PICTOR_IDEMPOTENCY_HOURS",

@@ -15,7 +15,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import (
     BigInteger,
     Column,
-    ColumnElement,
     Index,
     Integer,
     LargeBinary,
@@ -65,7 +64,6 @@ JOBS = Table(
     # The Job message without its progress.
     Column("message", LargeBinary, nullable=False),
     Index("jobs_by_account", "account", "sequence"),
-    Index("jobs_of_account", "account", "state"),
     Index("jobs_by_turn", "state", "priority", "account", "turn_end_us"),
     Index("jobs_by_priority", "state", "priority", "rank_us"),
     Index("jobs_by_state", "state", "rank_us", "sequence"),
@@ -417,17 +415,6 @@ class JobStore:
             query = select(func.count()).select_from(first.subquery())
             return int(await connection.scalar(query) or 0)
 
-    async def count_unfinished(self, account: str, most: int) -> int:
-        """Count the jobs of an account that wait or run, up to *most*."""
-        unfinished = (job_pb2.Job.STATE_QUEUED, job_pb2.Job.STATE_RUNNING)
-        return await self._count(
-            and_(JOBS.c.account == account, JOBS.c.state.in_(unfinished)), most
-        )
-
-    async def count_queued(self, most: int) -> int:
-        """Count the jobs that wait, up to *most*."""
-        return await self._count(JOBS.c.state == job_pb2.Job.STATE_QUEUED, most)
-
     async def queue(self, count: int) -> list[str]:
         """Name the first queued jobs, in the order of the queue."""
         query = select(JOBS.c.name).where(JOBS.c.state == job_pb2.Job.STATE_QUEUED)
@@ -526,13 +513,6 @@ class JobStore:
             written = await self._write(connection, job)
         crash_point("inference.after_change")
         return written
-
-    async def _count(self, which: ColumnElement[bool], most: int) -> int:
-        query = select(func.count()).select_from(
-            select(JOBS.c.sequence).where(which).limit(most).subquery()
-        )
-        async with self._database.connect() as connection:
-            return int(await connection.scalar(query) or 0)
 
     async def _write(self, connection: AsyncConnection, job: job_pb2.Job) -> bool:
         written = await connection.execute(

@@ -62,7 +62,6 @@ def upgrade() -> None:
         batch_op.create_index(
             "jobs_by_turn", ["state", "priority", "account", "turn_end_us"], unique=False
         )
-        batch_op.create_index("jobs_of_account", ["account", "state"], unique=False)
 
     op.create_table(
         "outbox",
@@ -121,7 +120,6 @@ def downgrade() -> None:
 
     op.drop_table("outbox")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.drop_index("jobs_of_account")
         batch_op.drop_index("jobs_by_turn")
         batch_op.drop_index("jobs_by_state")
         batch_op.drop_index("jobs_by_priority")

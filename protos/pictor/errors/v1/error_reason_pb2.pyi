@@ -185,18 +185,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DEADLINE_EXCEEDED. The caller's deadline, or the job's time limit, has passed.
     {"reason": "DEADLINE_EXCEEDED"}
     """
-    ERROR_REASON_RATE_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 70
-    """RESOURCE_EXHAUSTED. The key makes too many requests a minute.
-    {"reason": "RATE_LIMIT_EXCEEDED", "metadata": {"limit": "60"}}
-    """
-    ERROR_REASON_TOO_MANY_JOBS: _ErrorReason.ValueType  # 71
-    """RESOURCE_EXHAUSTED. The account has as many unfinished jobs as it may have.
-    {"reason": "TOO_MANY_JOBS", "metadata": {"limit": "100"}}
-    """
-    ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 72
-    """RESOURCE_EXHAUSTED. The queue of all accounts together is full.
-    {"reason": "QUEUE_FULL", "metadata": {"limit": "10000"}}
-    """
     ERROR_REASON_JOB_CANCELED: _ErrorReason.ValueType  # 60
     """CANCELLED. The job was canceled before it finished.
     {"reason": "JOB_CANCELED"}
@@ -384,18 +372,6 @@ ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 51
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 52
 """DEADLINE_EXCEEDED. The caller's deadline, or the job's time limit, has passed.
 {"reason": "DEADLINE_EXCEEDED"}
-"""
-ERROR_REASON_RATE_LIMIT_EXCEEDED: ErrorReason.ValueType  # 70
-"""RESOURCE_EXHAUSTED. The key makes too many requests a minute.
-{"reason": "RATE_LIMIT_EXCEEDED", "metadata": {"limit": "60"}}
-"""
-ERROR_REASON_TOO_MANY_JOBS: ErrorReason.ValueType  # 71
-"""RESOURCE_EXHAUSTED. The account has as many unfinished jobs as it may have.
-{"reason": "TOO_MANY_JOBS", "metadata": {"limit": "100"}}
-"""
-ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 72
-"""RESOURCE_EXHAUSTED. The queue of all accounts together is full.
-{"reason": "QUEUE_FULL", "metadata": {"limit": "10000"}}
 """
 ERROR_REASON_JOB_CANCELED: ErrorReason.ValueType  # 60
 """CANCELLED. The job was canceled before it finished.
