@@ -78,6 +78,13 @@ class Charging:
         crash_point("inference.after_hold")
         return answer.hold.amount_microcredits
 
+    async def give_back(self, job: str) -> None:
+        """Release at once what is held for a job that will never be; else ``reconcile`` does."""
+        try:
+            await self._settle(ledger_pb2.SettleHoldRequest(job=job))
+        except SuiteError as error:
+            log.info("charging.not_given_back", job=job, detail=error.message)
+
     async def settle(self, message: OutboxMessage) -> None:
         """Spend what is held for a job, or give it back; a second time changes nothing."""
         capture = message.topic == CAPTURE

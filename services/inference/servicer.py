@@ -137,7 +137,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             return await self._jobs.quote(quoted)
         job_id = request.job_id or str(uuid.uuid4())
         held = await self._charging.hold(f"jobs/{job_id}", caller().account, price)
-        return await self._jobs.create(
+        job = await self._jobs.create(
             generation,
             dialect=request.dialect,
             served_by=status.served_by,
@@ -149,6 +149,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             webhook_url=request.webhook_url,
             bounds=bounds,
         )
+        await self._give_back(held, job_id, job)
+        return job
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
         return await self._jobs.get(request.name, preview=request.include_preview)
@@ -185,7 +187,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             drawn, _ = adapt(drawn, model)
         job_id = str(uuid.uuid4())
         price = price_of(drawn, model)
-        return await self._jobs.create(
+        held = await self._charging.hold(f"jobs/{job_id}", caller().account, price)
+        job = await self._jobs.create(
             before.generation,
             dialect=before.dialect,
             served_by=status.served_by,
@@ -197,8 +200,10 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             webhook_url=before.webhook_url,
             bounds=bounds,
             job_id=job_id,
-            price=await self._charging.hold(f"jobs/{job_id}", caller().account, price),
+            price=held,
         )
+        await self._give_back(held, job_id, job)
+        return job
 
     async def ListSamplers(
         self, request: ListSamplersRequest, context: Context
@@ -242,6 +247,11 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             account_queued=bound(limits.queued_jobs, self._settings.account_queued),
             queued=self._settings.queued,
         )
+
+    async def _give_back(self, held: int, job_id: str, job: Job) -> None:
+        """Release what is held for a request whose twin, with the same key, has made the job."""
+        if held and job.name != f"jobs/{job_id}":
+            await self._charging.give_back(f"jobs/{job_id}")
 
     async def _model(self, name: str) -> model_pb2.Model:
         name = name if name.startswith("models/") else f"models/{name}"

@@ -22,7 +22,7 @@ from tests.chaos.faults import CRASH
 from tests.chaos.processes import Processes
 from tests.chaos.report import Run, summary, versions
 from tests.chaos.rounds import Loop, Outcome
-from tests.postgres import running_postgres
+from tests.postgres import NotInstalledError, running_postgres
 
 SERVICES = ("accounts", "catalog", "inference", "storage")
 POSTGRESQL = "postgresql"
@@ -40,15 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     logs.configure("error", "console")
     folder = pathlib.Path(options.folder or tempfile.mkdtemp(prefix="pictor-chaos-"))
-    runs = [
-        asyncio.run(_run(folder / database, database, options))
-        for database in options.database.split(",")
-    ]
+    runs: list[Run] = []
+    points: list[str] = []
+    for database in options.database.split(","):
+        try:
+            runs.append(asyncio.run(_run(folder / database, database, options, points)))
+        except NotInstalledError:
+            _say(f"no rounds on {database}: it is not installed here")
     for run in runs:
         _say("\n".join(["", *summary(run)]))
     if options.report:
         _write(options.report, runs)
-    failed = any(run.violations or _never_reached(run) for run in runs)
+    unreached = _never_reached(runs)
+    if unreached:
+        _say(f"crash points that were tried and never reached: {', '.join(unreached)}")
+    failed = bool(unreached) or any(run.violations for run in runs)
     if failed:
         _say(f"the logs of all processes lie in {folder}")
     elif not options.folder:
@@ -61,23 +67,30 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=50, help="on each database")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real-rounds", type=int, default=0, help="of them, with torch")
-    parser.add_argument("--database", default="sqlite", help="sqlite, postgresql, or both")
+    parser.add_argument(
+        "--database", default="sqlite", help="sqlite, postgresql, or both with a comma"
+    )
     parser.add_argument("--point", action="append", help="crash here, in every round")
     parser.add_argument("--report", type=pathlib.Path, help="write what was seen here")
     parser.add_argument("--folder", help="keep data and logs here")
     return parser.parse_args(arguments)
 
 
-async def _run(folder: pathlib.Path, database: str, options: argparse.Namespace) -> Run:
+async def _run(
+    folder: pathlib.Path, database: str, options: argparse.Namespace, points: list[str]
+) -> Run:
+    """Run all rounds on one database; *points* are those to begin with, and to go on with."""
     async with _databases(database) as urls:
         processes = Processes(folder, urls, replicas=2 if urls else 1)
         async with processes.running():
             loop = Loop(processes, options.seed)
+            loop.plan.left = points
             async with loop.open():
                 outcomes = [
                     await _round(loop, number, options) async for number in _numbers(loop, options)
                 ]
                 late = await loop.compare_all()
+    points[:] = loop.plan.left
     return Run(options.seed, database, options.real_rounds, outcomes, late)
 
 
@@ -116,10 +129,13 @@ async def _databases(kind: str) -> AsyncIterator[dict[str, str]]:
         yield {service: await cluster.database() for service in SERVICES}
 
 
-def _never_reached(run: Run) -> bool:
-    """Tell whether a crash point was tried twice or more, and no process ever came to it."""
-    tried = Counter(f.target for o in run.outcomes for f in o.faults if f.kind == CRASH)
-    return any(count > 1 and point not in run.reached for point, count in tried.items())
+def _never_reached(runs: Sequence[Run]) -> list[str]:
+    """Name the crash points that were tried twice or more, and that no process ever came to."""
+    tried = Counter(
+        f.target for run in runs for o in run.outcomes for f in o.faults if f.kind == CRASH
+    )
+    reached = {point for run in runs for point in run.reached}
+    return [point for point, count in tried.items() if count > 1 and point not in reached]
 
 
 def _write(path: pathlib.Path, runs: Sequence[Run]) -> None:

@@ -162,6 +162,7 @@ class Client:
     catalog: Any
     storage: Any
     inference: Sequence[Any]
+    most_steps: int
 
     def order(self, *, image_count: int = 1) -> Submission:
         """Choose a job's id, and what it shall draw."""
@@ -176,7 +177,7 @@ class Client:
         return order
 
     def steps(self) -> int:
-        return self.rng.randint(2, 40)
+        return self.rng.randint(2, self.most_steps)
 
     # Over REST.
 

@@ -248,7 +248,10 @@ def recoveries(
             before = [change for change in job.changes if change.at <= moment]
             after = [change for change in job.changes if change.at > moment]
             again = next((change for change in after if change.state == "running"), None)
-            if before and before[-1].state == "running" and again:
+            if not (before and before[-1].state == "running" and again):
+                continue
+            # Who was struck twice is counted from the second time.
+            if not any(moment < at < again.at for _, at in died):
                 yield kind, again.at - moment
 
 

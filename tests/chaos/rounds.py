@@ -26,6 +26,8 @@ from tests.chaos.reading import Logs, Reader, all_jobs, crashes, ledger_of, reco
 START_SECONDS = 60.0
 QUIET_SECONDS = 20.0
 CUSTOMERS = 2
+# A real step takes longer than the other device's.
+PLAIN_STEPS, REAL_STEPS = 30, 6
 # How long a round with two crash points waits for the first one to be reached.
 ARMED_SECONDS = 0.5
 # How long after the clients' work a point may still be reached: device processes report each 2 s.
@@ -77,10 +79,11 @@ class Loop:
         self._logs = Logs(processes.folder)
         self._office: Office
         self._accounts: accounts_service_pb2_grpc.AccountsServiceAsyncStub
-        self._reader: Reader
+        self.reader: Reader
         self._secrets: set[str] = set()
-        self._kept: list[Kept] = []
+        self.kept: list[Kept] = []
         self._rounds = 0
+        self._most_steps = PLAIN_STEPS
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -98,7 +101,7 @@ class Loop:
             channel = await self._office.channel("accounts")
             self._accounts = accounts_service_pb2_grpc.AccountsServiceStub(channel)
             storage = await self._office.channel("storage", token)
-            self._reader = Reader(
+            self.reader = Reader(
                 data / "assets",
                 data / "spool",
                 storage_service_pb2_grpc.StorageServiceStub(storage),
@@ -122,6 +125,7 @@ class Loop:
 
     async def use_real_device(self) -> None:
         """Let the device processes be the ones with torch from now on."""
+        self._most_steps = REAL_STEPS
         await self._processes.use_real_device()
         await self.until_ready()
 
@@ -136,10 +140,10 @@ class Loop:
             working = asyncio.create_task(self._work(clients))
             missed = await self._strike(faults, working)
             await working
-            await self._reader.quiet(clients, QUIET_SECONDS)
+            await self.reader.quiet(clients, QUIET_SECONDS)
             logs = self._logs.news()
             findings = await self._findings(clients, logs)
-        self._kept += [Kept(client, findings) for client in clients]
+        self.kept += [Kept(client, findings) for client in clients]
         died = self._processes.deaths[deaths:]
         violations = check(history, findings, self._secrets)
         violations += [
@@ -159,7 +163,7 @@ class Loop:
     async def compare_all(self) -> list[Violation]:
         """Tell what has changed in rounds that were over."""
         violations = []
-        for kept in self._kept:
+        for kept in self.kept:
             account, before = kept.client.customer.account, kept.findings
             now = {job.name: job.revision async for job in all_jobs(kept.client)}
             then = {j.name: j.revision for j in before.jobs.values() if j.account == account}
@@ -204,6 +208,7 @@ class Loop:
                 inference_service_pb2_grpc.InferenceServiceStub(channels[name])
                 for name in self._processes.replicas
             ],
+            most_steps=self._most_steps,
         )
 
     async def _work(self, clients: Sequence[Client]) -> None:
@@ -265,6 +270,6 @@ class Loop:
         async with asyncio.timeout(QUIET_SECONDS):
             while True:
                 try:
-                    return await self._reader.findings(clients, logs)
+                    return await self.reader.findings(clients, logs)
                 except SuiteError:
                     await asyncio.sleep(0.1)

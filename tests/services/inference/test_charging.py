@@ -273,6 +273,22 @@ async def test_a_chosen_id_that_is_taken_holds_nothing_more(service, till):
     await till.settled(other if job.account == account else account, PRICE)
 
 
+async def test_twins_hold_the_price_once(service, till):
+    """
+    Of many requests with one key one makes a job; what was held for the others is back at once.
+    """
+    account = await till.account(20 * PRICE)
+    request = inference_service_pb2.CreateJobRequest(
+        generation=generation_pb2.Generation(model="pictor/shapes", prompt="a red circle"),
+        idempotency_key="twins",
+    )
+    with acting_for(account):
+        made = await asyncio.gather(*(service.stub.CreateJob(request) for _ in range(10)))
+
+    assert len({job.name for job in made}) == 1
+    assert await till.balance(account) == (19 * PRICE, PRICE)
+
+
 @pytest.mark.parametrize("end", ["captured", "released"])
 async def test_what_a_crash_left_in_the_outbox_is_delivered_after_the_start(
     environ, tmp_path, till, end
