@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
+from services.outbound import Network, networks
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
@@ -17,7 +18,7 @@ from services.rpc.settings import SettingError, setting
 from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
-from services.storage.remote import Network, RemoteImages, networks
+from services.storage.remote import RemoteImages
 from services.storage.resizing import Resizer
 from services.storage.servicer import StorageServicer
 from services.storage.store import open_store

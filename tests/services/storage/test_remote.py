@@ -10,11 +10,12 @@ import pytest
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.storage.v1 import storage_service_pb2
 from pictor.storage.v1.storage_service_pb2_grpc import StorageServiceStub
+from services.outbound import GuardedTransport, networks
 from services.rpc.channels import open_channel
 from services.rpc.errors import InvalidRequest, Unauthenticated
 from services.rpc.principals import service_token
 from services.storage.__main__ import running
-from services.storage.remote import RemoteImages, networks
+from services.storage.remote import RemoteImages
 from tests.services.storage.pictures import picture
 
 LOOPBACK = networks("127.0.0.1/32")
@@ -149,13 +150,13 @@ async def test_hosts_that_are_not_public_are_refused_alike(tmp_path, host):
         ("10.2.0.1", False),
     ],
 )
-async def test_public_and_permitted_addresses_may_be_read(tmp_path, address, may):
+async def test_public_and_permitted_addresses_may_be_read(address, may):
     """
     The setting adds networks, and no more than those.
     """
-    remote = RemoteImages(tmp_path, networks("10.1.0.0/16, fd00::/8"))
+    guard = GuardedTransport(networks("10.1.0.0/16, fd00::/8"))
 
-    assert remote._may_read(*[network[0] for network in networks(address)]) is may
+    assert guard.may_ask(*[network[0] for network in networks(address)]) is may
 
 
 @pytest.mark.parametrize(
