@@ -14,7 +14,7 @@ from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
 from services.rpc.server import Served, running_server, stop_of
-from services.rpc.settings import SettingError, setting
+from services.rpc.settings import SettingError, duration, setting
 from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
@@ -46,6 +46,12 @@ class Settings(ProcessSettings):
         "",
         str,
         "Where bytes are kept, e.g. file:///srv/pictor/assets; empty: assets in the data folder.",
+    )
+    patience_seconds: float = setting(
+        "PICTOR_STORAGE_PATIENCE",
+        "60",
+        duration,
+        "How long an image waits on disk for a back end that does not answer, in seconds.",
     )
     fetch_networks: tuple[Network, ...] = setting(
         "PICTOR_FETCH_NETWORKS",
@@ -83,7 +89,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         store = await open_store(settings.database)
         stack.push_async_callback(store.close)
         accounts = await stack.enter_async_context(open_channel(settings.accounts_address, token))
-        assets = Assets(store, backend, spool_dir)
+        assets = Assets(store, backend, spool_dir, settings.patience_seconds)
         stack.push_async_callback(assets.close)
         await stack.enter_async_context(_sweeping(assets))
         served = Served(

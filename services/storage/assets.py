@@ -15,6 +15,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import NamedTuple
 
+import stamina
 import structlog
 
 from pictor.errors.v1 import error_reason_pb2
@@ -23,7 +24,12 @@ from services.paging import next_token, page_size, position
 from services.rpc.errors import Internal, InvalidRequest, invalid
 from services.rpc.principals import caller
 from services.storage.asset import Asset, Origin, Wish, asset_id, asset_missing, checked_wish
-from services.storage.backend import BackendError, StorageBackend
+from services.storage.backend import (
+    BackendError,
+    BackendUnavailable,
+    KeyTaken,
+    StorageBackend,
+)
 from services.storage.images import Picture
 from services.storage.spool import Spool
 from services.storage.store import Store
@@ -39,6 +45,10 @@ SWEEP_SECONDS = 3600.0
 # Longer than any upload is between its bytes and its row.
 ORPHANED_SECONDS = 3600.0
 SWEPT_AT_ONCE = 500
+# How long an image waits on disk for a back end that does not answer.
+PATIENCE_SECONDS = 60.0
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -58,12 +68,20 @@ class Assets:
         store: Where their metadata is kept.
         backend: Where their bytes are kept.
         spool_dir: An existing folder for bytes that arrive.
+        patience_seconds: How long an image waits there for a back end that does not answer.
     """
 
-    def __init__(self, store: Store, backend: StorageBackend, spool_dir: pathlib.Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        backend: StorageBackend,
+        spool_dir: pathlib.Path,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._store = store
         self._backend = backend
         self._spool_dir = spool_dir
+        self._patience_seconds = patience_seconds
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
         self._keeping: set[asyncio.Task[Asset]] = set()
 
@@ -206,12 +224,36 @@ class Assets:
 
     async def _keep(self, asset: Asset, spool: Spool) -> Asset:
         with spool, _failures():
-            await self._backend.put(asset.id, spool.chunks())
+            await self._put(asset, spool)
         asset = dataclasses.replace(asset, create_time=now())
         # If this fails, the row may exist all the same; so the bytes are left to the sweep.
         await self._store.add(asset)
         log.info("asset.created", asset=asset.name, size_bytes=asset.size_bytes)
         return asset
+
+    async def _put(self, asset: Asset, spool: Spool) -> None:
+        """Hand the bytes to the back end, again and again while it does not answer."""
+        async for attempt in stamina.retry_context(
+            on=BackendUnavailable,
+            attempts=None,
+            timeout=self._patience_seconds,
+            wait_initial=FIRST_PAUSE_SECONDS,
+            wait_max=LONGEST_PAUSE_SECONDS,
+        ):
+            with attempt:
+                try:
+                    await self._backend.put(asset.id, spool.chunks())
+                except KeyTaken:
+                    # Nobody else has this key: an attempt before has come through, and its answer
+                    # was lost.
+                    if attempt.num == 1 or not await self._is_whole(asset):
+                        raise
+
+    async def _is_whole(self, asset: Asset) -> bool:
+        digest = hashlib.sha256()
+        async for chunk in self._backend.read(asset.id, 0, asset.size_bytes + 1):
+            digest.update(chunk)
+        return digest.hexdigest() == asset.sha256
 
     async def _bytes(self, asset: Asset, offset: int, length: int) -> AsyncGenerator[bytes]:
         digest = hashlib.sha256()
