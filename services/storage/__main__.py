@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.outbound import Network, networks
@@ -18,6 +19,7 @@ from services.rpc.settings import SettingError, duration, setting
 from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
+from services.storage.decoding.pool import Decoders
 from services.storage.remote import RemoteImages
 from services.storage.resizing import Resizer
 from services.storage.servicer import StorageServicer
@@ -89,16 +91,19 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         store = await open_store(settings.database)
         stack.push_async_callback(store.close)
         accounts = await stack.enter_async_context(open_channel(settings.accounts_address, token))
-        assets = Assets(store, backend, spool_dir, settings.patience_seconds)
+        decoders = Decoders()
+        stack.push_async_callback(decoders.close)
+        await stack.enter_async_context(_meanwhile(decoders.warm()))
+        assets = Assets(store, backend, decoders, spool_dir, settings.patience_seconds)
         stack.push_async_callback(assets.close)
-        await stack.enter_async_context(_sweeping(assets))
+        await stack.enter_async_context(_meanwhile(assets.sweep_forever()))
         served = Served(
             SERVICE,
             storage_service_pb2_grpc.add_StorageServiceServicer_to_server,
             StorageServicer(
                 assets,
-                RemoteImages(spool_dir, settings.fetch_networks),
-                Resizer(spool_dir),
+                RemoteImages(spool_dir, decoders, settings.fetch_networks),
+                Resizer(spool_dir, decoders),
                 settings.base_url,
             ),
         )
@@ -122,13 +127,14 @@ def _backend(url: str) -> StorageBackend:
 
 
 @contextlib.asynccontextmanager
-async def _sweeping(assets: Assets) -> AsyncIterator[None]:
-    sweeper = asyncio.create_task(assets.sweep_forever())
+async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do something beside the block, and end it with the block."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        sweeper.cancel()
-        await asyncio.gather(sweeper, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def main(arguments: Sequence[str] = ()) -> None:

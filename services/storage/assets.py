@@ -30,7 +30,8 @@ from services.storage.backend import (
     KeyTaken,
     StorageBackend,
 )
-from services.storage.images import Picture
+from services.storage.decoding.images import Picture
+from services.storage.decoding.pool import Decoders
 from services.storage.spool import Spool
 from services.storage.store import Store
 from services.timestamps import now
@@ -39,8 +40,6 @@ LIMIT_BYTES = {
     Origin.ORIGIN_UPLOADED: 25 * 1024 * 1024,
     Origin.ORIGIN_GENERATED: 128 * 1024 * 1024,
 }
-# A decoded image takes up to 256 MiB.
-DECODED_AT_ONCE = 2
 SWEEP_SECONDS = 3600.0
 # Longer than any upload is between its bytes and its row.
 ORPHANED_SECONDS = 3600.0
@@ -67,6 +66,7 @@ class Assets:
     Args:
         store: Where their metadata is kept.
         backend: Where their bytes are kept.
+        decoders: Who looks into images.
         spool_dir: An existing folder for bytes that arrive.
         patience_seconds: How long an image waits there for a back end that does not answer.
     """
@@ -75,6 +75,7 @@ class Assets:
         self,
         store: Store,
         backend: StorageBackend,
+        decoders: Decoders,
         spool_dir: pathlib.Path,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
@@ -82,7 +83,7 @@ class Assets:
         self._backend = backend
         self._spool_dir = spool_dir
         self._patience_seconds = patience_seconds
-        self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
+        self._decoders = decoders
         self._keeping: set[asyncio.Task[Asset]] = set()
 
     async def close(self) -> None:
@@ -101,8 +102,12 @@ class Assets:
         """
         wish = checked_wish(wanted, caller())
         with contextlib.ExitStack() as stack:
-            spool = stack.enter_context(await self._received(wish, chunks))
-            asset = _asset(wish, spool, await self._picture(spool))
+            received = stack.enter_context(await self._received(wish, chunks))
+            picture, spool = await self._examined(wish, received)
+            if spool is not received:
+                received.close()
+                stack.enter_context(spool)
+            asset = _asset(wish, spool, picture)
             # Nothing must end what follows between the bytes and the row.
             task = asyncio.create_task(self._keep(asset, spool))
             stack.pop_all()
@@ -122,7 +127,7 @@ class Assets:
         """
         wish = checked_wish(wanted, caller())
         with await self._received(wish, chunks) as spool:
-            return _asset(wish, spool, await self._picture(spool))
+            return _asset(wish, spool, await self._decoders.inspect(spool))
 
     async def get(self, name: str) -> Asset:
         """
@@ -207,7 +212,7 @@ class Assets:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _received(self, wish: Wish, chunks: AsyncIterator[bytes]) -> Spool:
-        spool = await asyncio.to_thread(Spool, self._spool_dir, LIMIT_BYTES[wish.origin])
+        spool = Spool(self._spool_dir, LIMIT_BYTES[wish.origin])
         with contextlib.ExitStack() as stack:
             stack.enter_context(spool)
             async for chunk in chunks:
@@ -218,9 +223,19 @@ class Assets:
             stack.pop_all()
         return spool
 
-    async def _picture(self, spool: Spool) -> Picture:
-        async with self._decoding:
-            return await spool.picture()
+    async def _examined(self, wish: Wish, received: Spool) -> tuple[Picture, Spool]:
+        """Tell what an image is, and return it, or its copy without metadata if it was sent in."""
+        if wish.origin != Origin.ORIGIN_UPLOADED:
+            return await self._decoders.inspect(received), received
+        limit = LIMIT_BYTES[Origin.ORIGIN_GENERATED]
+        with contextlib.ExitStack() as stack, _failures():
+            cleaned = stack.enter_context(Spool(self._spool_dir, limit))
+            picture, is_changed = await self._decoders.clean(received, cleaned)
+            if not is_changed:
+                return picture, received
+            await cleaned.measure()
+            stack.pop_all()
+        return picture, cleaned
 
     async def _keep(self, asset: Asset, spool: Spool) -> Asset:
         with spool, _failures():
@@ -244,9 +259,9 @@ class Assets:
                 try:
                     await self._backend.put(asset.id, spool.chunks())
                 except KeyTaken:
-                    # Nobody else has this key: an attempt before has come through, and its answer
-                    # was lost.
-                    if attempt.num == 1 or not await self._is_whole(asset):
+                    # Nobody else has this key: an attempt before, or one of the back end's own, has
+                    # come through, and its answer was lost.
+                    if not await self._is_whole(asset):
                         raise
 
     async def _is_whole(self, asset: Asset) -> bool:

@@ -26,8 +26,8 @@ from services.outbound import (
 from services.rpc.errors import InvalidRequest, invalid
 from services.storage.asset import Origin
 from services.storage.assets import LIMIT_BYTES
-from services.storage.images import too_large
-from services.storage.spool import Spool
+from services.storage.decoding.pool import Decoders
+from services.storage.spool import Spool, too_large
 
 SECONDS = 20.0
 # Each holds a connection and a spooled file.
@@ -50,6 +50,7 @@ class RemoteImages:
 
     Args:
         spool_dir: An existing folder for bytes that arrive.
+        decoders: Who looks into images.
         permitted: Networks that may be read from although they are not public.
         seconds: How long one image may take, redirects included.
         resolve: Who knows the addresses of a host; None for the system.
@@ -58,11 +59,13 @@ class RemoteImages:
     def __init__(
         self,
         spool_dir: pathlib.Path,
+        decoders: Decoders,
         permitted: Sequence[Network] = (),
         seconds: float = SECONDS,
         resolve: Resolve | None = None,
     ) -> None:
         self._spool_dir = spool_dir
+        self._decoders = decoders
         self._permitted = tuple(permitted)
         self._seconds = seconds
         self._resolve = resolve
@@ -79,13 +82,12 @@ class RemoteImages:
         with _refusals():
             checked(url)
         async with self._turns:
-            with await asyncio.to_thread(Spool, self._spool_dir, limit) as spool:
+            with Spool(self._spool_dir, limit) as spool:
                 with _refusals():
                     await self._into(spool, url, limit)
-                await spool.picture()
-                async for chunk in spool.chunks():
-                    for start in range(0, len(chunk), SENT_BYTES):
-                        yield chunk[start : start + SENT_BYTES]
+                await self._decoders.inspect(spool)
+                async for chunk in spool.chunks(SENT_BYTES):
+                    yield chunk
 
     async def _into(self, spool: Spool, url: str, limit_bytes: int) -> None:
         transport = GuardedTransport(self._permitted, resolve=self._resolve)

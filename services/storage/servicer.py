@@ -17,7 +17,6 @@ from services.storage.resizing import Resizer
 
 Context = ServicerContext[Any, Any]
 UPLOAD_CHUNK_BYTES = 1024 * 1024
-DOWNLOAD_CHUNK_BYTES = 256 * 1024
 # How much of a refused upload is still taken, and thrown away.
 IGNORED_BYTES = 64 * 1024 * 1024
 IGNORED_SECONDS = 2.0
@@ -51,7 +50,7 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
         async with _read_to_its_end(request_iterator):
             first = await anext(request_iterator, storage_service_pb2.CreateAssetRequest())
             wanted = _metadata(first)
-            chunks = _chunks(request_iterator)
+            chunks = _pieces(request_iterator, "asset")
             if not first.validate_only:
                 return (await self._assets.create(wanted, chunks)).to_message(self._base_url)
             return _without_name(
@@ -108,10 +107,24 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
         """Send an image back in another size."""
         async with _read_to_its_end(request_iterator):
             first = await anext(request_iterator, storage_service_pb2.ResizeImageRequest())
-            resized = await self._resizer.resize(first.resize, _resize_chunks(request_iterator))
-        for start in range(0, len(resized), DOWNLOAD_CHUNK_BYTES):
-            chunk = resized[start : start + DOWNLOAD_CHUNK_BYTES]
-            yield storage_service_pb2.ResizeImageResponse(chunk=chunk)
+            made = self._resizer.resize(first.resize, _pieces(request_iterator, "resize"))
+            async with contextlib.aclosing(made):
+                async for chunk in made:
+                    yield storage_service_pb2.ResizeImageResponse(chunk=chunk)
+
+    async def ConvertMask(
+        self,
+        request_iterator: AsyncIterator[storage_service_pb2.ConvertMaskRequest],
+        context: Context,
+    ) -> AsyncIterator[storage_service_pb2.ConvertMaskResponse]:
+        """Send a mask back in the suite's form."""
+        async with _read_to_its_end(request_iterator):
+            first = await anext(request_iterator, storage_service_pb2.ConvertMaskRequest())
+            pieces = _pieces(request_iterator, "conversion")
+            made = self._resizer.convert(first.conversion, pieces)
+            async with contextlib.aclosing(made):
+                async for chunk in made:
+                    yield storage_service_pb2.ConvertMaskResponse(chunk=chunk)
 
 
 @contextlib.asynccontextmanager
@@ -151,21 +164,11 @@ def _without_name(asset: asset_pb2.Asset) -> asset_pb2.Asset:
     return asset
 
 
-async def _resize_chunks(
-    requests: AsyncIterator[storage_service_pb2.ResizeImageRequest],
-) -> AsyncIterator[bytes]:
+async def _pieces(requests: AsyncIterator[Any], first: str) -> AsyncIterator[bytes]:
+    """Yield the bytes behind the first message, whose field is not to come again."""
     async for request in requests:
-        if request.WhichOneof("content") == "resize":
-            raise invalid("resize", "resize came twice; only the first message holds it")
-        yield _checked(request.chunk)
-
-
-async def _chunks(
-    requests: AsyncIterator[storage_service_pb2.CreateAssetRequest],
-) -> AsyncIterator[bytes]:
-    async for request in requests:
-        if request.WhichOneof("content") == "asset":
-            raise invalid("asset", "asset came twice; only the first message holds it")
+        if request.WhichOneof("content") == first:
+            raise invalid(first, f"{first} came twice; only the first message holds it")
         yield _checked(request.chunk)
 
 

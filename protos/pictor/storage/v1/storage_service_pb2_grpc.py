@@ -57,6 +57,11 @@ class StorageServiceStub:
                 request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageRequest.SerializeToString,
                 response_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageResponse.FromString,
                 _registered_method=True)
+        self.ConvertMask = channel.stream_stream(
+                '/pictor.storage.v1.StorageService/ConvertMask',
+                request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskRequest.SerializeToString,
+                response_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskResponse.FromString,
+                _registered_method=True)
         self.ListAssets = channel.unary_unary(
                 '/pictor.storage.v1.StorageService/ListAssets',
                 request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ListAssetsRequest.SerializeToString,
@@ -114,6 +119,16 @@ class StorageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ConvertMask(self, request_iterator, context):
+        """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
+        nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+        INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
+        empty_mask). Their messages begin with the verb, for the caller to put the field's name before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAssets(self, request, context):
         """Lists the account's assets, newest first.
         Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
@@ -163,6 +178,11 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.ResizeImage,
                     request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageRequest.FromString,
                     response_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageResponse.SerializeToString,
+            ),
+            'ConvertMask': grpc.stream_stream_rpc_method_handler(
+                    servicer.ConvertMask,
+                    request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskRequest.FromString,
+                    response_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskResponse.SerializeToString,
             ),
             'ListAssets': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAssets,
@@ -289,6 +309,33 @@ class StorageService:
             '/pictor.storage.v1.StorageService/ResizeImage',
             pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageRequest.SerializeToString,
             pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConvertMask(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pictor.storage.v1.StorageService/ConvertMask',
+            pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskRequest.SerializeToString,
+            pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,12 @@ class StorageServiceStub:
     Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
     more pixels than an image may have.
     """
+    ConvertMask: _grpc.StreamStreamMultiCallable[_storage_service_pb2.ConvertMaskRequest, _storage_service_pb2.ConvertMaskResponse]
+    """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
+    nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+    INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
+    empty_mask). Their messages begin with the verb, for the caller to put the field's name before it.
+    """
     ListAssets: _grpc.UnaryUnaryMultiCallable[_storage_service_pb2.ListAssetsRequest, _storage_service_pb2.ListAssetsResponse]
     """Lists the account's assets, newest first.
     Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
@@ -92,6 +98,12 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """Sends an image back in another size, as PNG, and stores nothing: first the sizes, then the bytes.
     Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
     more pixels than an image may have.
+    """
+    ConvertMask: _aio.StreamStreamMultiCallable[_storage_service_pb2.ConvertMaskRequest, _storage_service_pb2.ConvertMaskResponse]  # type: ignore[assignment]
+    """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
+    nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+    INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
+    empty_mask). Their messages begin with the verb, for the caller to put the field's name before it.
     """
     ListAssets: _aio.UnaryUnaryMultiCallable[_storage_service_pb2.ListAssetsRequest, _storage_service_pb2.ListAssetsResponse]  # type: ignore[assignment]
     """Lists the account's assets, newest first.
@@ -152,6 +164,18 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends an image back in another size, as PNG, and stores nothing: first the sizes, then the bytes.
         Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
         more pixels than an image may have.
+        """
+
+    @_abc_1.abstractmethod
+    def ConvertMask(
+        self,
+        request_iterator: _MaybeAsyncIterator[_storage_service_pb2.ConvertMaskRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_storage_service_pb2.ConvertMaskResponse], _abc.AsyncIterator[_storage_service_pb2.ConvertMaskResponse]]:
+        """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
+        nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+        INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
+        empty_mask). Their messages begin with the verb, for the caller to put the field's name before it.
         """
 
     @_abc_1.abstractmethod
