@@ -55,7 +55,7 @@ async def upload(
     try:
         return await storage.CreateAsset(messages())
     except InvalidRequest as error:
-        raise invalid(field, f"{field}: {error.message}", error.reason) from None
+        raise _named(error, field) from None
 
 
 async def resized(storage: "StorageServiceAsyncStub", wanted: Resizing) -> str:
@@ -71,8 +71,7 @@ async def resized(storage: "StorageServiceAsyncStub", wanted: Resizing) -> str:
         for step in steps:
             content = await _resize(storage, step, content)
     except InvalidRequest as error:
-        field = wanted.file.field
-        raise invalid(field, f"{field}: {error.message}", error.reason) from None
+        raise _named(error, wanted.file.field) from None
     return (await asyncio.to_thread(base64.b64encode, content)).decode("ascii")
 
 
@@ -86,6 +85,47 @@ async def _resize(
 
     chunks = [message.chunk async for message in storage.ResizeImage(messages())]
     return b"".join(chunks)
+
+
+async def convert_mask(
+    storage: "StorageServiceAsyncStub", content: bytes, file: InputFile, size: tuple[int, int]
+) -> bytes:
+    """
+    Return a mask in the form that the suite has for masks.
+
+    Args:
+        storage: Who decodes it.
+        content: The mask as it came.
+        file: Where it stood, and how it is meant.
+        size: Of the first input image, upright, in pixels.
+
+    Raises:
+        InvalidRequest: If it is no such mask; the error names its field.
+    """
+    rule = file.mask
+    assert rule is not None
+    wanted = storage_service_pb2.MaskConversion(
+        convention=rule.convention, width_px=size[0], height_px=size[1]
+    )
+
+    async def messages() -> AsyncIterator[storage_service_pb2.ConvertMaskRequest]:
+        yield storage_service_pb2.ConvertMaskRequest(conversion=wanted)
+        for start in range(0, len(content), CHUNK_BYTES):
+            yield storage_service_pb2.ConvertMaskRequest(chunk=content[start : start + CHUNK_BYTES])
+
+    try:
+        return b"".join([message.chunk async for message in storage.ConvertMask(messages())])
+    except InvalidRequest as error:
+        raise _named(error, file.field) from None
+
+
+def _named(error: InvalidRequest, field: str) -> InvalidRequest:
+    """Make storage's error one of the field in which the image stood."""
+    rest = error.message.removeprefix("the mask ")
+    message = f"{field} {rest}" if rest != error.message else f"{field}: {error.message}"
+    named = invalid(field, message, error.reason)
+    named.metadata.update({key: error.metadata[key] for key in error.metadata if key != "field"})
+    return named
 
 
 async def content_of(storage: "StorageServiceAsyncStub", file: InputFile) -> bytes:
@@ -110,7 +150,7 @@ async def fetch(storage: "StorageServiceAsyncStub", url: str, field: str) -> byt
     try:
         return b"".join([message.chunk async for message in call])
     except InvalidRequest as error:
-        raise invalid(field, f"{field}: {error.message}", error.reason) from None
+        raise _named(error, field) from None
     finally:
         call.cancel()
 

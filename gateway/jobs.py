@@ -152,9 +152,11 @@ async def _rehearse(
             raise
         not_serving = error
     contents: list[bytes] = []
+    size = (0, 0)
     for file in files:
-        content = await _content(suite, file, contents)
-        await assets.upload(suite.storage, content, file.field, validate_only=True)
+        content = await _content(suite, file, contents, size)
+        found = await assets.upload(suite.storage, content, file.field, validate_only=True)
+        size = size if contents else (found.width_px, found.height_px)
         contents.append(content)
     if not_serving:
         # The images' errors come first: trying again later would not make them good.
@@ -162,9 +164,15 @@ async def _rehearse(
     return contents
 
 
-async def _content(suite: Suite, file: InputFile, before: Sequence[bytes]) -> bytes:
-    content = await assets.content_of(suite.storage, file)
-    return await asyncio.to_thread(file.fit, content, before[0]) if file.fit else content
+async def _content(
+    suite: Suite, file: InputFile, before: Sequence[bytes], size: tuple[int, int]
+) -> bytes:
+    """Return a file as it is to be stored; *size* is the first image's, which was found good."""
+    if not file.mask:
+        return await assets.content_of(suite.storage, file)
+    is_image = file.mask.of_first_image and before
+    content = before[0] if is_image else await assets.content_of(suite.storage, file)
+    return await assets.convert_mask(suite.storage, content, file, size)
 
 
 def _fill(generation: generation_pb2.Generation, order: Order, names: Sequence[str]) -> None:

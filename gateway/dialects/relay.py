@@ -169,7 +169,7 @@ def decode_gpt_edit(call: Call) -> Order:
         size = sizes.nearest(Size(*source), GPT_SIZES)
         notes = [_translated("size", "auto", size, "the nearest to the source's ratio")]
     order = _gpt_order(fields, _generation(fields, GPT_EDIT_MODEL, size), notes=notes)
-    mask = masks.of(fields, "mask", images, or_transparent=True)
+    mask = masks.of(fields, "mask", or_transparent=True)
     fields.check()
     return dataclasses.replace(order, input_images=images, mask=mask)
 

@@ -31,12 +31,22 @@ def convert(source: BinaryIO, target: BinaryIO, convention: str, size: Size | No
     Raises:
         Refusal: If it is no image, breaks the convention, or leaves nothing to repaint.
     """
-    mask = CONVENTIONS[convention](upright(opened(source)), size)
+    mask = CONVENTIONS[convention](_picture(source), size)
     if mask.getbbox() is None:
         raise Refusal("INPUT_IMAGE_INVALID", _EMPTY_WORDS[convention], {PROBLEM: EMPTY})
     if size and size != mask.size and size[0] * size[1] <= MOST_PIXELS:
         mask = mask.resize(size, Image.Resampling.NEAREST)
     mask.save(target, "PNG", compress_level=1)
+
+
+def _picture(source: BinaryIO) -> Image.Image:
+    try:
+        return upright(opened(source))
+    except Refusal as refusal:
+        if refusal.reason != "INPUT_IMAGE_INVALID":
+            raise
+        words = "the mask cannot be decoded; send a whole PNG, JPEG or WebP file"
+        raise Refusal(refusal.reason, words) from refusal
 
 
 def _white(picture: Image.Image, _size: Size | None) -> Image.Image:
@@ -57,13 +67,13 @@ def _transparent(picture: Image.Image, size: Size | None) -> Image.Image:
         width, height = picture.size
         raise Refusal(
             "INPUT_IMAGE_INVALID",
-            f"is {width}x{height} and the first image {size[0]}x{size[1]};"
+            f"the mask is {width}x{height} and the first image {size[0]}x{size[1]};"
             " they must have the same size",
         )
     if not picture.has_transparency_data:
         raise Refusal(
             "INPUT_IMAGE_INVALID",
-            "has no alpha channel; its fully transparent pixels are repainted,"
+            "the mask has no alpha channel; its fully transparent pixels are repainted,"
             " and whatever colour the others have is kept",
         )
     rgba = picture if picture.mode == "RGBA" else picture.convert("RGBA")
@@ -86,7 +96,7 @@ CONVENTIONS: dict[str, Callable[[Image.Image, Size | None], Image.Image]] = {
     "TRANSPARENT": _transparent,
 }
 _EMPTY_WORDS = {
-    "WHITE": "is empty: there is nothing in it that is to be repainted",
-    "WHITE_OR_TRANSPARENT": "is empty: there is nothing in it that is to be repainted",
-    "TRANSPARENT": "has no fully transparent pixel: nothing is repainted",
+    "WHITE": "the mask is empty: there is nothing in it that is to be repainted",
+    "WHITE_OR_TRANSPARENT": "the mask is empty: there is nothing in it that is to be repainted",
+    "TRANSPARENT": "the mask has no fully transparent pixel: nothing is repainted",
 }

@@ -123,7 +123,7 @@ class StorageServiceServicer:
         """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
         nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
         INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
-        empty_mask). Their messages begin with the verb, for the caller to put the field's name before it.
+        empty_mask).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

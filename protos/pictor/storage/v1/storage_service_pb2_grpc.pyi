@@ -58,7 +58,7 @@ class StorageServiceStub:
     """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
     nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
     INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
-    empty_mask). Their messages begin with the verb, for the caller to put the field's name before it.
+    empty_mask).
     """
     ListAssets: _grpc.UnaryUnaryMultiCallable[_storage_service_pb2.ListAssetsRequest, _storage_service_pb2.ListAssetsResponse]
     """Lists the account's assets, newest first.
@@ -103,7 +103,7 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
     nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
     INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
-    empty_mask). Their messages begin with the verb, for the caller to put the field's name before it.
+    empty_mask).
     """
     ListAssets: _aio.UnaryUnaryMultiCallable[_storage_service_pb2.ListAssetsRequest, _storage_service_pb2.ListAssetsResponse]  # type: ignore[assignment]
     """Lists the account's assets, newest first.
@@ -175,7 +175,7 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
         nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
         INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
-        empty_mask). Their messages begin with the verb, for the caller to put the field's name before it.
+        empty_mask).
         """
 
     @_abc_1.abstractmethod
