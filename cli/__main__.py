@@ -9,6 +9,7 @@ import os
 import click
 
 from cli.connection import CliSettings, Failure
+from cli.credits import credits_
 from cli.generate import generate
 from cli.jobs import jobs
 from cli.keys import keys
@@ -44,7 +45,7 @@ def serve(stand_in: str | None) -> None:
     suite.main()
 
 
-for command in (generate, models, jobs, keys):
+for command in (generate, models, jobs, keys, credits_):
     pictor.add_command(command)
 
 

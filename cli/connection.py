@@ -16,7 +16,7 @@ import grpc
 from services.rpc.channels import open_channel
 from services.rpc.errors import SuiteError
 from services.rpc.process import ProcessSettings
-from services.rpc.settings import setting
+from services.rpc.settings import SettingError, setting
 
 T = TypeVar("T")
 
@@ -83,7 +83,12 @@ async def connected(
     """
     address: str = getattr(settings, f"{part}_address")
     await _knock(address, f"PICTOR_{part.upper()}_ADDRESS")
-    async with open_channel(address, ANYBODY if public else api_key(settings)) as channel:
+    try:
+        tls = settings.tls
+    except SettingError as error:
+        raise Failure(str(error)) from None
+    key = ANYBODY if public else api_key(settings)
+    async with open_channel(address, key, tls=tls) as channel:
         yield channel
 
 

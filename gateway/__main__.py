@@ -17,16 +17,18 @@ from dataclasses import dataclass
 
 import structlog
 import uvicorn
+from limits.errors import ConfigurationError, StorageError
 
 from gateway.app import build_app
 from gateway.connections import BoundedProtocol
 from gateway.dialect import Dialect, Preferences
+from gateway.rates import Rates
 from gateway.routes import discover
 from gateway.stopping import Stopping
 from gateway.suite import open_suite
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
-from services.rpc.settings import setting, switch
+from services.rpc.settings import SettingError, number, setting, switch
 
 BACKLOG = 512
 # More are answered 503: each takes a file, and a process has some thousand of them.
@@ -57,6 +59,18 @@ class Settings(ProcessSettings):
         "false",
         switch,
         "Leave url out of OpenAI answers with base64, as Open WebUI needs it.",
+    )
+    requests_per_minute: int = setting(
+        "PICTOR_REQUESTS_PER_MINUTE",
+        "0",
+        number,
+        "How many requests a key may make in a minute; 0 for any number.",
+    )
+    rate_storage_url: str = setting(
+        "PICTOR_RATE_STORAGE_URL",
+        "async+memory://",
+        str,
+        "Where requests are counted: a URL of the limits library, shared by several gateways.",
     )
     require_key: bool = setting(
         "PICTOR_REQUIRE_KEY",
@@ -144,10 +158,11 @@ def _config(
         base64_only=settings.openai_b64_only,
     )
     app = build_app(
-        functools.partial(open_suite, addresses, token, stopping),
+        functools.partial(open_suite, addresses, token, stopping, settings.tls),
         preferences,
         dialects,
         require_key=settings.require_key,
+        rates=_rates(settings),
     )
     return uvicorn.Config(
         app,
@@ -161,6 +176,15 @@ def _config(
         ws="none",
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + ANSWER_SECONDS,
     )
+
+
+def _rates(settings: Settings) -> Rates:
+    try:
+        return Rates(settings.requests_per_minute, settings.rate_storage_url)
+    except (ConfigurationError, StorageError, ImportError) as error:
+        raise SettingError(
+            f"PICTOR_RATE_STORAGE_URL={settings.rate_storage_url!r}: {error}"
+        ) from None
 
 
 def _listen(address: str) -> tuple[socket.socket, str]:

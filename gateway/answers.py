@@ -13,6 +13,7 @@ import structlog
 from starlette.responses import JSONResponse, Response
 
 from gateway.dialect import Answer, Dialect, Failure, Operation
+from gateway.idempotency import REPLAYED
 from gateway.receipts import treatment_of
 from gateway.status import RequestTimeout, status_of
 from pictor.inference.v1 import job_pb2
@@ -34,6 +35,8 @@ def job_headers(dialect: Dialect, job: job_pb2.Job | None) -> dict[str, str]:
     if job is None or not job.name:
         return {}
     headers = {"x-pictor-job": job.name.removeprefix("jobs/")}
+    if job.replayed:
+        headers[REPLAYED] = "true"
     if job.served_by:
         headers["x-pictor-served-by"] = job.served_by.removeprefix("models/")
     if job.receipt:

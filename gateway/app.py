@@ -15,6 +15,7 @@ from gateway.health import Index, livez, readyz
 from gateway.middleware import RequestLog
 from gateway.native import PREFIX, NativeApi
 from gateway.openapi import describe
+from gateway.rates import Rates
 from gateway.reference import reference_routes
 from gateway.routes import Fallback, dialect_routes
 from gateway.suite import Suite
@@ -30,7 +31,8 @@ def build_app(
     preferences: Preferences,
     dialects: Sequence[Dialect],
     *,
-    require_key: bool = True,
+    require_key: bool,
+    rates: Rates,
 ) -> Starlette:
     """
     Put the application together.
@@ -40,8 +42,9 @@ def build_app(
         preferences: What the operator has chosen.
         dialects: The public APIs to serve.
         require_key: Whether callers without a good key are sent away.
+        rates: How often one key may ask.
     """
-    door = Door(require_key=require_key)
+    door = Door(require_key, rates)
     facade = Facade(door, preferences)
     native = NativeApi(door)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from gateway.dialect import Credential
+from gateway.rates import Rates
 from pictor.errors.v1 import error_reason_pb2
 from services.rpc.errors import Unauthenticated
 from services.rpc.principals import Authenticator, Principal, become
@@ -29,9 +30,11 @@ class Door:
 
     Attributes:
         require_key: Whether callers without a good key are sent away.
+        rates: How often one may come.
     """
 
-    require_key: bool = True
+    require_key: bool
+    rates: Rates
 
     async def admit(self, request: Request, own: Credential, scope: str) -> None:
         """
@@ -40,8 +43,10 @@ class Door:
         Raises:
             Unauthenticated: If no key was sent, or one that opens nothing.
             PermissionDenied: If the key lacks *scope*.
+            Exhausted: If the key comes too often.
         """
         principal = await self._principal(request, own)
+        await self.rates.take(request.scope, principal.api_key or principal.account)
         principal.require(scope)
         become(principal)
 

@@ -25,6 +25,9 @@ from services.rpc.errors import (
 
 Causes = tuple[SuiteError, ...]
 
+_CREDITS = StateConflict(
+    "the balance does not cover the price", reason=reasons.ERROR_REASON_INSUFFICIENT_CREDITS
+)
 _NOT_SERVING = Unavailable(
     "nothing serves the model now",
     reason=reasons.ERROR_REASON_MODEL_NOT_SERVING,
@@ -37,6 +40,11 @@ ANYWHERE: Causes = (
     DeadlineExceeded("a part of the suite took too long"),
 )
 KEY: Causes = (
+    Exhausted(
+        "the key makes too many requests",
+        reason=reasons.ERROR_REASON_RATE_LIMIT_EXCEEDED,
+        retry_after_seconds=1,
+    ),
     Unauthenticated("no API key", reason=reasons.ERROR_REASON_API_KEY_MISSING),
     Unauthenticated("an API key that opens nothing"),
     PermissionDenied("the key lacks the scope"),
@@ -67,9 +75,30 @@ IMAGES: Causes = (
         reason=reasons.ERROR_REASON_MEDIA_TYPE_UNSUPPORTED,
     ),
 )
+REPEATED: Causes = (
+    InvalidRequest(
+        "the Idempotency-Key came with another request",
+        reason=reasons.ERROR_REASON_IDEMPOTENCY_KEY_REUSED,
+    ),
+    StateConflict(
+        "the first request with this Idempotency-Key is being answered",
+        reason=reasons.ERROR_REASON_REQUEST_IN_PROGRESS,
+        retry_after_seconds=1,
+    ),
+)
+_FULL: Causes = (
+    Exhausted(
+        "the account has too many unfinished jobs",
+        reason=reasons.ERROR_REASON_TOO_MANY_JOBS,
+        retry_after_seconds=1,
+    ),
+    Exhausted("too many jobs wait", reason=reasons.ERROR_REASON_QUEUE_FULL, retry_after_seconds=1),
+)
 DRAWING: Causes = (
     *VALUES,
+    *_FULL,
     *IMAGES,
+    *REPEATED,
     InvalidRequest("the prompt is too long", reason=reasons.ERROR_REASON_PROMPT_TOO_LONG),
     InvalidRequest("the model does not do this", reason=reasons.ERROR_REASON_OPERATION_UNSUPPORTED),
     InvalidRequest(
@@ -78,6 +107,7 @@ DRAWING: Causes = (
     ),
     NotFound("no such model", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),
     AlreadyExists("the id that was chosen for the job is taken"),
+    _CREDITS,
     _NOT_SERVING,
 )
 WAITING: Causes = (
@@ -92,9 +122,12 @@ WAITING: Causes = (
 JOB: Causes = (NotFound("no such job", reason=reasons.ERROR_REASON_JOB_NOT_FOUND),)
 ENDED: Causes = (StateConflict("the job has ended already"),)
 AGAIN: Causes = (
+    *REPEATED,
+    *_FULL,
     StateConflict("the job goes on, or has succeeded"),
     NotFound("an input image is gone", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),
     NotFound("the model is gone", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),
+    _CREDITS,
     _NOT_SERVING,
 )
 ASSET: Causes = (NotFound("no such image", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),)

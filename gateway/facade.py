@@ -55,11 +55,13 @@ from gateway.events import (
 )
 from gateway.fields import check_names
 from gateway.found import active_jobs, all_models, choose, look_up
+from gateway.idempotency import ALONE, Once, as_accepted, key_of, once_of, require_ended
 from gateway.prefer import EARLY_HINTS, HANDLING_STRICT, preferences_of
 from gateway.receipts import Reading, noted
 from gateway.suite import Suite
 from pictor.catalog.v1 import catalog_service_pb2
 from pictor.inference.v1 import inference_service_pb2, job_pb2
+from services.rpc.crash import crash_point
 from services.rpc.errors import (
     DeadlineExceeded,
     NotFound,
@@ -87,6 +89,7 @@ class Visit:
 
     Attributes:
         job: The job it is about, as far as it is known; an error's answer tells of it.
+        once: What makes it the same as an earlier request.
         applied: The caller's preferences that were followed.
     """
 
@@ -96,6 +99,7 @@ class Visit:
     preferences: Preferences
     call: Call
     job: job_pb2.Job | None = field(default=None)
+    once: Once = ALONE
     applied: list[str] = field(default_factory=list)
 
     @property
@@ -156,7 +160,10 @@ class Facade:
         if not operation.public:
             await self._door.admit(request, visit.dialect.credential, operation.scope)
         check_names(request.path_params.values())
+        key = key_of(request)
         body = await read_body(request, operation.body)
+        if key:
+            visit.once = await asyncio.to_thread(once_of, key, request, body)
         body = Reading(body) if isinstance(body, dict) else body
         found = await look_up(visit.suite, visit.dialect, frozenset(operation.needs))
         visit.call = replace(visit.call, body=body, route=operation.path, found=found)
@@ -184,9 +191,24 @@ async def _generate(visit: Visit, operation: Generate) -> Response:
     order = replace(order, notes=noted(read, order.notes, visit.dialect.fields))
     label = f"{visit.dialect.name}/{operation.label}".rstrip("/")
     strict = visit.prefers(HANDLING_STRICT)
-    visit.job = await jobs.submit(visit.suite, order, label, job_id=job_id, strict=strict)
+    crash_point("gateway.before_submit")
+    visit.job = await jobs.submit(
+        visit.suite, order, label, job_id=job_id, strict=strict, once=visit.once
+    )
+    crash_point("gateway.after_submit")
     structlog.contextvars.bind_contextvars(job=visit.job.name)
+    if visit.job.replayed:
+        _replay(visit, order)
     return await _DELIVERIES[order.delivery](visit, operation, order)
+
+
+def _replay(visit: Visit, order: Order) -> None:
+    """Answer as the first request with the same key was answered, if it was."""
+    job = _job(visit)
+    if order.delivery is Delivery.ACCEPT:
+        visit.job = as_accepted(job)
+    else:
+        require_ended(job)
 
 
 def _check_id(job_id: str) -> None:
@@ -206,13 +228,17 @@ async def _wait(visit: Visit, operation: Generate, order: Order) -> Response:
         visit.request, jobs.finished(visit.suite, job.name, visit.dialect.wait_seconds)
     )
     if isinstance(waited, _Gone):
-        await jobs.cancel(visit.suite, job.name)
+        # Who has named the request may ask again for its answer.
+        if not visit.once.key:
+            await jobs.cancel(visit.suite, job.name)
         return Response(status_code=499)
     if waited is None:
         raise DeadlineExceeded(
             f"job {visit.shown().job_id} is not finished after {visit.dialect.wait_seconds:g} s;"
             " it goes on, and can be asked for by its id"
         )
+    crash_point("gateway.before_answer")
+    waited.replayed = job.replayed
     visit.job = _succeeded(visit, waited)
     contents = await _contents(visit, wanted=order.contents)
     return _job_response(visit, operation.encode(visit.shown(order, contents)))
@@ -251,11 +277,12 @@ async def _event_texts(visit: Visit, operation: Generate, order: Order) -> Async
                 contents = await _contents(visit, wanted=True)
             for event in _streamed(operation, visit.shown(order, contents), message):
                 yield event_text(event.body, name=event.name)
+                crash_point("gateway.mid_stream")
     except SuiteError as error:
         event = _failed(visit, operation, error)
         yield event_text(event.body, name=event.name)
     finally:
-        if not ended:
+        if not (ended or visit.once.key):
             # The caller left: this task is being ended too, so another one must do it.
             task = asyncio.ensure_future(jobs.cancel(visit.suite, name))
             _background.add(task)
@@ -298,7 +325,7 @@ async def _cancel_job(visit: Visit, operation: CancelJob) -> Response:
 async def _retry_job(visit: Visit, operation: RetryJob) -> Response:
     name = f"jobs/{operation.decode(visit.call)}"
     visit.job = await visit.suite.inference.RetryJob(
-        inference_service_pb2.RetryJobRequest(name=name)
+        inference_service_pb2.RetryJobRequest(name=name, idempotency_key=visit.once.key)
     )
     return _job_response(visit, operation.encode(visit.shown()))
 

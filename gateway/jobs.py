@@ -14,6 +14,7 @@ import structlog
 
 from gateway import assets
 from gateway.dialect import Order
+from gateway.idempotency import ALONE, Once
 from gateway.images import InputFile
 from gateway.suite import Suite
 from pictor.catalog.v1 import model_pb2
@@ -37,7 +38,13 @@ CreateJobRequest = inference_service_pb2.CreateJobRequest
 
 
 async def submit(
-    suite: Suite, order: Order, dialect: str, *, job_id: str = "", strict: bool = False
+    suite: Suite,
+    order: Order,
+    dialect: str,
+    *,
+    job_id: str = "",
+    strict: bool = False,
+    once: Once = ALONE,
 ) -> job_pb2.Job:
     """
     Make a job, storing its images on the way.
@@ -48,6 +55,8 @@ async def submit(
         dialect: The public API through which the request came.
         job_id: The id that the caller has chosen, or nothing.
         strict: Refuse the request if a parameter of it would be clamped or ignored.
+        once: What makes the request the same as an earlier one; then nothing is stored, and the
+            answer is that one's job.
 
     Checks come in this order: model, limits, every image, whether the model is served. Only then is
     anything stored; what was stored goes away again if the job is refused after all.
@@ -61,11 +70,15 @@ async def submit(
         receipt=list(order.notes),
         job_id=job_id,
         strict=strict,
+        idempotency_key=once.key,
+        request_fingerprint=once.fingerprint,
     )
     files = [*order.input_images, *([order.mask] if order.mask else [])]
     if not files:
         return await suite.inference.CreateJob(request)
     contents = await _rehearse(suite, request, order, files)
+    if isinstance(contents, job_pb2.Job):
+        return contents
     stored: list[asset_pb2.Asset] = []
     try:
         for file, content in zip(files, contents, strict=True):
@@ -138,15 +151,22 @@ async def cancel(suite: Suite, name: str) -> None:
 
 async def _rehearse(
     suite: Suite, request: CreateJobRequest, order: Order, files: Sequence[InputFile]
-) -> list[bytes]:
-    """Run all checks of a request with images and store nothing; answer with the images' bytes."""
+) -> list[bytes] | job_pb2.Job:
+    """
+    Run all checks of a request with images and store nothing.
+
+    Returns:
+        The images' bytes, or the job that an earlier request with the same key has made.
+    """
     rehearsal = CreateJobRequest()
     rehearsal.CopyFrom(request)
     rehearsal.validate_only = True
     _fill(rehearsal.generation, order, ["" for _ in order.input_images] + [_PLACEHOLDER])
     not_serving = None
     try:
-        await suite.inference.CreateJob(rehearsal)
+        answer = await suite.inference.CreateJob(rehearsal)
+        if answer.replayed:
+            return answer
     except Unavailable as error:
         if error.reason != reasons.ERROR_REASON_MODEL_NOT_SERVING:
             raise

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.bodies import BUDGET
+from gateway.rates import rate_headers
 from services.rpc.interceptors import REQUEST_ID_KEY
 from services.rpc.principals import SUITE, become
 
@@ -23,7 +24,7 @@ _FIT_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 class RequestLog:
     """
-    Gives each request an id, sends it back, and logs how the request was answered.
+    Gives each request an id, sends it and the seconds back, and logs how it was answered.
 
     Args:
         app: The application within.
@@ -47,7 +48,9 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(raw=message["headers"])[REQUEST_ID_KEY] = request_id
+                headers = MutableHeaders(raw=message["headers"])
+                headers.update({REQUEST_ID_KEY: request_id, **rate_headers(scope)})
+                headers["x-process-time"] = f"{time.monotonic() - started:.4f}"
             await send(message)
 
         try:

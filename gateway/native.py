@@ -24,6 +24,7 @@ from gateway.bodies import read_body, too_large
 from gateway.dialect import Body, Credential
 from gateway.events import HEARTBEAT, event_response, event_text, with_heartbeats
 from gateway.fields import check_names
+from gateway.idempotency import key_of
 from gateway.routes import method_not_allowed
 from gateway.status import status_of
 from gateway.suite import SERVICES
@@ -134,6 +135,8 @@ async def _read_message(binding: Binding, request: Request) -> Message:
     if message.ByteSize() > MESSAGE_BYTES:
         raise too_large(MESSAGE_BYTES)
     _resume(message, request)
+    if "idempotency_key" in message.DESCRIPTOR.fields_by_name:
+        message.idempotency_key = key_of(request) or message.idempotency_key  # type: ignore[attr-defined]  # it has one
     return message
 
 

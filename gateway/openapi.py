@@ -13,6 +13,7 @@ from typing import Any
 from gateway import causes
 from gateway.bindings import Binding
 from gateway.dialect import Body, Credential, Dialect, Generate, Operation
+from gateway.idempotency import MAX_CHARACTERS
 from gateway.messages import path_of, query_fields, reference, request_body, schemas_of
 from gateway.prefer import EARLY_HINTS, HANDLING_STRICT
 from gateway.schemas import Schema, answered, integer, listed, record, switch, text
@@ -34,6 +35,9 @@ HEADERS: Mapping[str, Mapping[str, Any]] = {
         "description": "What became of the parameters, e.g. `n=clamped; size=honoured`."
     },
     "x-pictor-served-by": {"description": "The model that really drew: a stand-in."},
+    "idempotent-replayed": {
+        "description": "`true` if an earlier request with the same Idempotency-Key was answered."
+    },
     "preference-applied": {"description": "The preferences that were followed."},
 }
 # What a drawing's request may say in headers.
@@ -44,6 +48,13 @@ JOB_PARAMETERS = [
         "description": "The id that the job shall have, so that it can be watched and canceled"
         " before the answer comes: a new UUID of version 4.",
         "schema": text(pattern=UUID4),
+    },
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "Makes the request safe to repeat: the same key gives the same answer,"
+        " for a day at least.",
+        "schema": text(maxLength=MAX_CHARACTERS),
     },
     {
         "name": "Prefer",

@@ -51,6 +51,9 @@ OF_REASON: dict[ErrorReason.ValueType, int] = {
     reasons.ERROR_REASON_MEDIA_TYPE_UNSUPPORTED: 415,
     # The caller has done nothing too often; trying a smaller picture or another model helps.
     reasons.ERROR_REASON_DEVICE_OUT_OF_MEMORY: 500,
+    # What HTTP has kept this status for.
+    reasons.ERROR_REASON_INSUFFICIENT_CREDITS: 402,
+    reasons.ERROR_REASON_REQUEST_IN_PROGRESS: 409,
     # A state conflict is with what the server holds, not with the request.
     reasons.ERROR_REASON_JOB_STATE_CONFLICT: 409,
 }

@@ -13,6 +13,7 @@ from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from pictor.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.rpc.channels import open_channel
+from services.rpc.tls import PLAIN, Tls
 
 if TYPE_CHECKING:
     from pictor.accounts.v1.accounts_service_pb2_grpc import AccountsServiceAsyncStub
@@ -57,7 +58,7 @@ class Suite:
 
 @contextlib.asynccontextmanager
 async def open_suite(
-    addresses: Mapping[str, str], token: str, stopping: Stopping
+    addresses: Mapping[str, str], token: str, stopping: Stopping, tls: Tls = PLAIN
 ) -> AsyncIterator[Suite]:
     """
     Open the channels within the block. Nothing is asked yet: services may start later.
@@ -66,10 +67,11 @@ async def open_suite(
         addresses: ``host:port`` by the service's full name.
         token: The service token.
         stopping: As in Suite.
+        tls: What the channels speak.
     """
     async with contextlib.AsyncExitStack() as stack:
         channels = {
-            name: await stack.enter_async_context(open_channel(address, token))
+            name: await stack.enter_async_context(open_channel(address, token, tls=tls))
             for name, address in addresses.items()
         }
         by_domain = {name.split(".")[1]: channel for name, channel in channels.items()}

@@ -103,7 +103,9 @@ async def _parts_running(
 async def until_ready(suite: Suite) -> str:
     """Wait until a picture can be drawn; return the id of a model that draws it."""
     token = service_token(suite.settings.data_dir)
-    async with open_channel(suite.settings.catalog_address, token) as channel:
+    async with open_channel(
+        suite.settings.catalog_address, token, tls=suite.settings.tls
+    ) as channel:
         catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
         while True:
             with contextlib.suppress(SuiteError):

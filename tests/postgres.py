@@ -30,11 +30,13 @@ class Postgres:
         folder: Its data.
         binaries: Where ``pg_ctl`` lies.
         port: On the loopback.
+        durable: Whether it waits for the disk.
     """
 
     folder: pathlib.Path
     binaries: pathlib.Path
     port: int
+    durable: bool
 
     async def database(self) -> str:
         """Make an empty database and return its SQLAlchemy URL."""
@@ -45,7 +47,8 @@ class Postgres:
         return self._dsn(name).replace("postgresql://", "postgresql+asyncpg://")
 
     def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder} -c fsync=off"
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder}"
+        options += "" if self.durable else " -c fsync=off"
         self._control("start", "-w", "-l", str(self.folder / "log"), "-o", options)
 
     def stop(self) -> None:
@@ -76,9 +79,9 @@ def as_owner(*command: str) -> None:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[Postgres]:
+def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     """
-    Run a cluster within the block.
+    Run a cluster within the block; only a durable one waits for the disk.
 
     Raises:
         NotInstalledError: If there is none to run.
@@ -91,7 +94,7 @@ def running_postgres() -> Iterator[Postgres]:
         shutil.chown(folder, USER)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        cluster = Postgres(folder, found[-1], probe.getsockname()[1])
+        cluster = Postgres(folder, found[-1], probe.getsockname()[1], durable)
     try:
         data = str(folder / "data")
         as_owner(str(cluster.binaries / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-N")

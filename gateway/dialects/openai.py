@@ -121,12 +121,14 @@ TYPES = {
     reasons.ERROR_REASON_INPUT_IMAGE_TOO_LARGE: "file_too_large",
     reasons.ERROR_REASON_MEDIA_TYPE_UNSUPPORTED: "unsupported_media_type",
     reasons.ERROR_REASON_MODEL_NOT_SERVING: "no_provider",
+    reasons.ERROR_REASON_INSUFFICIENT_CREDITS: "insufficient_quota",
 }
 CODES = {
     reasons.ERROR_REASON_API_KEY_MISSING: "invalid_api_key",
     reasons.ERROR_REASON_API_KEY_INVALID: "invalid_api_key",
     reasons.ERROR_REASON_API_KEY_REVOKED: "invalid_api_key",
     reasons.ERROR_REASON_API_KEY_EXPIRED: "invalid_api_key",
+    reasons.ERROR_REASON_INSUFFICIENT_CREDITS: "insufficient_quota",
     reasons.ERROR_REASON_MODEL_NOT_FOUND: "model_not_found",
     reasons.ERROR_REASON_MODEL_NOT_SERVING: "model_not_found",
     reasons.ERROR_REASON_FIELD_REQUIRED: "missing_required_parameter",

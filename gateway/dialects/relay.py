@@ -87,6 +87,7 @@ STATUSES = {
 }
 TYPES = {
     401: "authentication_error",
+    402: "insufficient_quota",
     403: "permission_error",
     404: "not_found_error",
     409: "conflict_error",

@@ -22,11 +22,15 @@ class Account:
         id: 32 lower-case hexadecimal digits.
         display_name: Is shown to people.
         create_time: Microseconds since the epoch.
+        billing: Who pays, as the protos number it.
+        balance: What can be spent, in micro-credits.
     """
 
     id: str
     display_name: str
     create_time: int
+    billing: int = account_pb2.Account.BILLING_UNLIMITED
+    balance: int = 0
 
     @property
     def name(self) -> str:
@@ -44,6 +48,7 @@ class Account:
             name=self.name,
             display_name=self.display_name,
             create_time=to_timestamp(self.create_time),
+            billing=account_pb2.Account.Billing.ValueType(self.billing),
         )
 
 
@@ -86,6 +91,18 @@ def checked_display_name(text: str, field: str) -> str:
             error_reason_pb2.ERROR_REASON_FIELD_OUT_OF_RANGE,
         )
     return text
+
+
+def checked_billing(billing: int) -> int:
+    """
+    Return a way of billing; unspecified means unlimited.
+
+    Raises:
+        InvalidRequest: If there is no such way.
+    """
+    if billing not in account_pb2.Account.Billing.values():
+        raise invalid("account.billing", f"billing {billing} is none of UNLIMITED and PREPAID")
+    return billing or account_pb2.Account.BILLING_UNLIMITED
 
 
 def required(field: str, form: str) -> InvalidRequest:

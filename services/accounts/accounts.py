@@ -13,6 +13,7 @@ from services.accounts.account import (
     Account,
     account_id,
     account_missing,
+    checked_billing,
     checked_display_name,
     required,
 )
@@ -28,6 +29,7 @@ from services.accounts.api_key import (
 )
 from services.accounts.store import Store
 from services.paging import next_token, page_size, position
+from services.rpc.crash import crash_point
 from services.rpc.errors import Unauthenticated
 from services.rpc.principals import write_secret
 from services.timestamps import now
@@ -72,6 +74,7 @@ class Accounts:
         Raises:
             Unauthenticated: If it opens none. A key's state is told only to who has its secret.
         """
+        crash_point("accounts.authenticate")
         if not secret:
             raise _refused("no API key was given", error_reason_pb2.ERROR_REASON_API_KEY_MISSING)
         prefix = prefix_of(secret) if len(secret) <= LONGEST_SECRET else None
@@ -83,14 +86,28 @@ class Accounts:
             )
         return _active(key)
 
-    async def create_account(self, wanted: account_pb2.Account) -> Account:
+    async def recheck(self, name: str) -> ApiKey:
         """
-        Make an account with the display name of *wanted*.
+        Find a key whose secret was good.
 
         Raises:
-            InvalidRequest: If that is empty or too long.
+            Unauthenticated: If it was revoked, or has expired.
         """
-        account = _new_account(wanted.display_name)
+        key = await self._store.key(*key_ids(name))
+        if key is None:
+            raise _refused(
+                "there is no such API key", error_reason_pb2.ERROR_REASON_API_KEY_INVALID
+            )
+        return _active(key)
+
+    async def create_account(self, wanted: account_pb2.Account) -> Account:
+        """
+        Make an account with the display name and the billing of *wanted*.
+
+        Raises:
+            InvalidRequest: If the name is empty or too long, or there is no such billing.
+        """
+        account = _new_account(wanted.display_name, wanted.billing)
         await self._store.add_account(account)
         log.info("account.created", account=account.name)
         return account
@@ -185,13 +202,14 @@ class Accounts:
         log.info("accounts.first_key", account=account.name, file=KEY_FILE)
 
 
-def _new_account(display_name: str) -> Account:
+def _new_account(display_name: str, billing: int = 0) -> Account:
     if not display_name:
         raise required("account.display_name", "1 to 63 characters")
     return Account(
         id=secrets.token_hex(16),
         display_name=checked_display_name(display_name, "account.display_name"),
         create_time=now(),
+        billing=checked_billing(billing),
     )
 
 

@@ -9,11 +9,16 @@ from pictor.accounts.v1 import (
     accounts_service_pb2,
     accounts_service_pb2_grpc,
     api_key_pb2,
+    ledger_pb2,
     preferences_pb2,
+    webhook_pb2,
 )
 from services.accounts.accounts import Accounts
+from services.accounts.ledger import Ledger, entry_message, hold_message
 from services.accounts.preferences import Preferences, from_struct, to_struct
-from services.rpc.principals import Principal
+from services.accounts.webhook_secrets import WebhookSecrets
+from services.rpc.principals import Principal, caller
+from services.timestamps import to_timestamp
 
 Context = ServicerContext[Any, Any]
 
@@ -25,17 +30,30 @@ class AccountsServicer(accounts_service_pb2_grpc.AccountsServiceServicer):
     Args:
         accounts: The accounts of the suite.
         preferences: What the bearers of keys have chosen.
+        ledger: Their credits.
+        webhook_secrets: What their webhooks are signed with.
     """
 
-    def __init__(self, accounts: Accounts, preferences: Preferences) -> None:
+    def __init__(
+        self,
+        accounts: Accounts,
+        preferences: Preferences,
+        ledger: Ledger,
+        webhook_secrets: WebhookSecrets,
+    ) -> None:
         self._accounts = accounts
         self._preferences = preferences
+        self._ledger = ledger
+        self._webhook_secrets = webhook_secrets
 
     async def Authenticate(
         self, request: accounts_service_pb2.AuthenticateRequest, context: Context
     ) -> accounts_service_pb2.AuthenticateResponse:
         """Tell whose secret this is."""
-        key = await self._accounts.authenticate(request.secret)
+        if request.api_key:
+            key = await self._accounts.recheck(request.api_key)
+        else:
+            key = await self._accounts.authenticate(request.secret)
         return accounts_service_pb2.AuthenticateResponse(
             account=key.account, api_key=key.name, scopes=key.scopes
         )
@@ -101,6 +119,87 @@ class AccountsServicer(accounts_service_pb2_grpc.AccountsServiceServicer):
         )
         return preferences_pb2.Preferences(values=to_struct(choices))
 
+    async def SetBilling(
+        self, request: ledger_pb2.SetBillingRequest, context: Context
+    ) -> account_pb2.Account:
+        """Say who pays for an account."""
+        return (await self._ledger.set_billing(request.name, request.billing)).to_message()
+
+    async def GrantCredits(
+        self, request: ledger_pb2.GrantCreditsRequest, context: Context
+    ) -> ledger_pb2.Balance:
+        """Give credits, once."""
+        balance = await self._ledger.grant(
+            request.name, request.amount_microcredits, request.request_id
+        )
+        return balance.to_message()
+
+    async def GetBalance(
+        self, request: ledger_pb2.GetBalanceRequest, context: Context
+    ) -> ledger_pb2.Balance:
+        """Read what an account has."""
+        return (await self._ledger.balance(request.name, caller())).to_message()
+
+    async def ListLedgerEntries(
+        self, request: ledger_pb2.ListLedgerEntriesRequest, context: Context
+    ) -> ledger_pb2.ListLedgerEntriesResponse:
+        """List an account's ledger, newest first."""
+        page = await self._ledger.entries(
+            request.parent, request.page_size, request.page_token, caller()
+        )
+        return ledger_pb2.ListLedgerEntriesResponse(
+            ledger_entries=[entry_message(entry) for entry in page.entries],
+            next_page_token=page.next_page_token,
+        )
+
+    async def AuditLedgers(
+        self, request: ledger_pb2.AuditLedgersRequest, context: Context
+    ) -> ledger_pb2.AuditLedgersResponse:
+        """Add every ledger up."""
+        return ledger_pb2.AuditLedgersResponse(accounts=await self._ledger.audit())
+
+    async def HoldCredits(
+        self, request: ledger_pb2.HoldCreditsRequest, context: Context
+    ) -> ledger_pb2.HoldCreditsResponse:
+        """Set the price of a job aside."""
+        hold = await self._ledger.hold(request.account, request.job, request.amount_microcredits)
+        return ledger_pb2.HoldCreditsResponse(hold=hold_message(hold))
+
+    async def SettleHold(
+        self, request: ledger_pb2.SettleHoldRequest, context: Context
+    ) -> ledger_pb2.SettleHoldResponse:
+        """Spend what was set aside, or give it back."""
+        until = request.held_until.ToMicroseconds() if request.HasField("held_until") else None
+        hold = await self._ledger.settle(request.job, capture=request.capture, held_until=until)
+        return ledger_pb2.SettleHoldResponse(hold=hold_message(hold))
+
+    async def ListHolds(
+        self, request: ledger_pb2.ListHoldsRequest, context: Context
+    ) -> ledger_pb2.ListHoldsResponse:
+        """List the holds that wait."""
+        before = request.before_time.ToMicroseconds() if request.HasField("before_time") else None
+        page = await self._ledger.holds(before, request.page_size, request.page_token)
+        return ledger_pb2.ListHoldsResponse(
+            holds=[hold for one in page.holds if (hold := hold_message(one))],
+            next_page_token=page.next_page_token,
+        )
+
+    async def RotateWebhookSecret(
+        self, request: webhook_pb2.RotateWebhookSecretRequest, context: Context
+    ) -> webhook_pb2.RotateWebhookSecretResponse:
+        """Make a new secret and show it, once."""
+        made = await self._webhook_secrets.rotate(request.name, caller())
+        return webhook_pb2.RotateWebhookSecretResponse(
+            secret=made.secret, previous_expire_time=to_timestamp(made.previous_expire_time)
+        )
+
+    async def GetWebhookSecrets(
+        self, request: webhook_pb2.GetWebhookSecretsRequest, context: Context
+    ) -> webhook_pb2.GetWebhookSecretsResponse:
+        """Read what is signed with."""
+        found = await self._webhook_secrets.of(request.name)
+        return webhook_pb2.GetWebhookSecretsResponse(secrets=found)
+
 
 class OwnAuthenticator:
     """
@@ -122,3 +221,12 @@ class OwnAuthenticator:
         """
         key = await self._accounts.authenticate(secret)
         return Principal(account=key.account, scopes=frozenset(key.scopes), api_key=key.name)
+
+    async def recheck(self, api_key: str) -> None:
+        """
+        Insist that a key is still good.
+
+        Raises:
+            Unauthenticated: If it is not.
+        """
+        await self._accounts.recheck(api_key)

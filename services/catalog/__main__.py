@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from services.catalog.catalog import Catalog
-from services.catalog.models import PACKAGED, read_models
+from services.catalog.models import MOST_PRICE, PACKAGED, read_models
 from services.catalog.rules import PREFIX, CatalogError
 from services.catalog.servicer import CatalogServicer
 from services.catalog.serving import Serving
@@ -26,6 +26,12 @@ from services.rpc.settings import SettingError, setting
 
 def _file(text: str) -> pathlib.Path:
     return pathlib.Path(text).expanduser().absolute() if text else PACKAGED
+
+
+def _price(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= MOST_PRICE:
+        raise ValueError(f"must be a whole number from 0 to {MOST_PRICE}")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,13 @@ class Settings(ProcessSettings):
         "",
         str,
         "Id of the model that draws for those without weights; empty: they are not served.",
+    )
+
+    default_price: int = setting(
+        "PICTOR_DEFAULT_PRICE",
+        "0",
+        _price,
+        "Micro-credits for a megapixel and a step, of models whose entry names no price.",
     )
 
 
@@ -77,13 +90,16 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server,
             CatalogServicer(catalog, serving, store),
         )
-        accounts = await stack.enter_async_context(open_channel(settings.accounts_address, token))
+        accounts = await stack.enter_async_context(
+            open_channel(settings.accounts_address, token, tls=settings.tls)
+        )
         bound = await stack.enter_async_context(
             running_server(
                 settings.catalog_address,
                 [served],
                 AccountsAuthenticator(accounts),
                 token,
+                settings.tls,
                 stop=stop_of(settings),
             )
         )
@@ -94,7 +110,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
 
 def _catalog(settings: Settings) -> Catalog:
     try:
-        return Catalog(read_models(settings.catalog_file))
+        return Catalog(read_models(settings.catalog_file, settings.default_price))
     except CatalogError as error:
         raise SettingError(f"PICTOR_CATALOG_FILE: {error}") from None
 

@@ -47,7 +47,8 @@ PARAMETERS = (
 )
 TEXTS = ("name", "display_name", "owner", "family", "description", "license")
 REQUIRED = (*TEXTS, "aliases", "created", "operations", "limits", "defaults", "parameters")
-OPTIONAL = ("native_size", "checkpoint", "dtypes", "acceleration")
+OPTIONAL = ("native_size", "checkpoint", "dtypes", "acceleration", "price_microcredits")
+MOST_PRICE = 10**12
 KINDS: dict[str, tuple[type, ...]] = {
     "a text": (str,),
     "a whole number": (int,),
@@ -66,9 +67,13 @@ NUMBERS = {
 M = TypeVar("M", bound=Message)
 
 
-def read_models(path: pathlib.Path) -> list[Model]:
+def read_models(path: pathlib.Path, default_price: int = 0) -> list[Model]:
     """
     Read a catalog's file.
+
+    Args:
+        path: Where it lies.
+        default_price: Micro-credits for a megapixel and a step, of models that name no price.
 
     Returns:
         At least one model, in the order of the file.
@@ -84,12 +89,14 @@ def read_models(path: pathlib.Path) -> list[Model]:
     entries = typed(path.name, document, "models", "a list")
     if not entries:
         raise CatalogError(f"{path.name}: models is empty; give at least one [[models]]")
-    models = [to_model(number, entry) for number, entry in enumerate(entries, start=1)]
+    models = [
+        to_model(number, entry, default_price) for number, entry in enumerate(entries, start=1)
+    ]
     check_unique(models)
     return models
 
 
-def to_model(number: int, entry: Any) -> Model:
+def to_model(number: int, entry: Any, default_price: int = 0) -> Model:
     """
     Turn one entry into a message; *number* names an entry that has no name.
 
@@ -115,6 +122,7 @@ def to_model(number: int, entry: Any) -> Model:
         dtypes=texts_of(where, entry, "dtypes") if "dtypes" in entry else (),
         acceleration=texts_of(where, entry, "acceleration") if "acceleration" in entry else (),
     )
+    model.price_microcredits = to_price(where, entry, default_price)
     if "checkpoint" in entry:
         model.checkpoint.CopyFrom(to_checkpoint(where, entry))
     if "native_size" in entry:
@@ -200,6 +208,16 @@ def to_checkpoint(where: str, entry: Mapping[str, Any]) -> model_pb2.Checkpoint:
     if place.is_absolute() or ".." in place.parts or not place.parts:
         raise CatalogError(f"{where}: checkpoint = {str(place)!r}: must lie below a model folder")
     return checkpoint
+
+
+def to_price(where: str, entry: Mapping[str, Any], default_price: int) -> int:
+    """Read what drawing costs: micro-credits for a megapixel and a step."""
+    if "price_microcredits" not in entry:
+        return default_price
+    price: int = typed(where, entry, "price_microcredits", "a whole number")
+    if not 0 <= price <= MOST_PRICE:
+        raise CatalogError(f"{where}: price_microcredits = {price}: must be 0 to {MOST_PRICE}")
+    return price
 
 
 def to_timestamp(day: dt.date) -> Timestamp:

@@ -5,19 +5,25 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from pictor.accounts.v1 import accounts_service_pb2_grpc
 from pictor.catalog.v1 import catalog_service_pb2_grpc
 from pictor.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from pictor.storage.v1 import storage_service_pb2_grpc
+from services.inference.charging import Charging
 from services.inference.dispatcher import Dispatcher
 from services.inference.executor import Executor, open_executor
+from services.inference.housekeeping import keeping_house
 from services.inference.hub import Hub
 from services.inference.jobs import Jobs
 from services.inference.leases import Leases
 from services.inference.news import News
+from services.inference.outbox import Outbox, Topic
+from services.inference.room import Room
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import Settings
-from services.inference.store import JobStore
+from services.inference.store import CAPTURE, RELEASE, WEBHOOK, JobStore
 from services.inference.watching import Watching
+from services.inference.webhooks import GIVE_UP_SECONDS, LONGEST_PAUSE_SECONDS, Webhooks
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
@@ -52,7 +58,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         )
         stack.push_async_callback(store.close)
         accounts, catalog, storage = [
-            await stack.enter_async_context(open_channel(address, token))
+            await stack.enter_async_context(open_channel(address, token, tls=settings.tls))
             for address in (
                 settings.accounts_address,
                 settings.catalog_address,
@@ -63,6 +69,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         hub = Hub()
         news = News(store, hub)
         jobs = Jobs(store, hub)
+        jobs.paces.slot_count = lambda: executor.slot_count
         dispatcher = Dispatcher(
             jobs,
             store,
@@ -77,11 +84,34 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             drain_seconds=settings.drain_seconds,
         )
         await stack.enter_async_context(dispatcher.running())
+        accounts_stub = accounts_service_pb2_grpc.AccountsServiceStub(accounts)
+        charging = Charging(accounts_stub, store, settings.reconcile_seconds)
+        webhooks = Webhooks(accounts_stub, store, settings.webhook_networks)
+        telling = Topic(webhooks.deliver, LONGEST_PAUSE_SECONDS, GIVE_UP_SECONDS)
+        # Two, so that nobody waits for his credits behind a webhook that answers slowly.
+        outboxes = [
+            Outbox(
+                store,
+                {topic: Topic(charging.settle) for topic in (CAPTURE, RELEASE)},
+                settings.reconcile_seconds,
+            ),
+            Outbox(store, {WEBHOOK: telling}),
+        ]
+        for outbox in outboxes:
+            await stack.enter_async_context(outbox.running())
+            jobs.on_end(outbox.wake)
+        await stack.enter_async_context(charging.reconciling())
+        await stack.enter_async_context(
+            keeping_house(store, idempotency_hours=settings.idempotency_hours)
+        )
         servicer = InferenceServicer(
             jobs,
             Watching(jobs, store, hub),
             catalog_stub,
             storage_service_pb2_grpc.StorageServiceStub(storage),
+            charging=charging,
+            webhooks=webhooks,
+            room=Room(store, account_jobs=settings.account_jobs, queue_jobs=settings.queue_jobs),
         )
         served = Served(
             inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
@@ -94,6 +124,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
                 [served],
                 AccountsAuthenticator(accounts),
                 token,
+                settings.tls,
                 stop=stop_of(settings, dispatcher.drain),
             )
         )

@@ -20,6 +20,8 @@ from services.inference.executor import DeviceLost
 from services.rpc.channels import open_channel
 from services.rpc.errors import DeadlineExceeded, SuiteError, Unavailable
 from services.rpc.principals import SUITE, become, caller
+from services.rpc.process import ProcessSettings
+from services.rpc.settings import read
 
 MODULE = "services.inference.worker"
 STOP_SECONDS = 5.0
@@ -44,6 +46,7 @@ class DeviceProcess:
         environ: What it finds in its environment; PICTOR_DEVICE is set to the device.
         token: The service token that it accepts.
         on_change: Called when it can be reached, and when no longer.
+        module: What it runs.
     """
 
     def __init__(
@@ -52,12 +55,15 @@ class DeviceProcess:
         environ: Mapping[str, str],
         token: str,
         on_change: Callable[[], None],
+        module: str = MODULE,
     ) -> None:
         self.device = device
         self.running_count = 0
         self._environ = {**environ, "PICTOR_DEVICE": device}
         self._token = token
+        self._tls = read(ProcessSettings, environ).tls
         self._on_change = on_change
+        self._module = module
         self._channel: grpc.aio.Channel | None = None
         self._process: asyncio.subprocess.Process | None = None
 
@@ -165,7 +171,7 @@ class DeviceProcess:
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            MODULE,
+            self._module,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environ,
@@ -175,7 +181,7 @@ class DeviceProcess:
             if not address:
                 return
             log.info("device.started", device=self.device, pid=process.pid, address=address)
-            async with open_channel(address, self._token) as channel:
+            async with open_channel(address, self._token, tls=self._tls) as channel:
                 with self._reachable(channel):
                     await process.wait()
         finally:

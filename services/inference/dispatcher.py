@@ -22,6 +22,7 @@ from services.inference.leases import Leases
 from services.inference.news import News
 from services.inference.stand_in import adapt
 from services.inference.store import JobStore
+from services.rpc.crash import crash_point
 from services.rpc.errors import DeadlineExceeded, Internal, SuiteError, from_status
 
 # Also without a wake-up the queue is looked at this often.
@@ -166,6 +167,7 @@ class Dispatcher:
         job = await self._jobs.start(self._may_start)
         if job is None:
             return False
+        crash_point("inference.after_lease")
         if self._is_suspect(job.attempt_count):
             self._alone = job.name
         task = asyncio.create_task(self._attempt(job))
@@ -255,6 +257,7 @@ class Dispatcher:
                     self._hub.publish_preview(job.name, report.preview)
                 elif kind == "result":
                     self._ending.add(job.name)
+                    crash_point("inference.result")
                     return await self._jobs.succeed(job, report.result)
                 elif kind == "error":
                     raise from_status(report.error)

@@ -23,7 +23,9 @@ from pictor.inference.v1 import generation_pb2, job_pb2
 from pictor.worker.v1 import worker_pb2
 from services.inference.hub import Hub
 from services.inference.leases import Leases
-from services.inference.store import COUNTED_POSITIONS, JobStore
+from services.inference.paces import Paces
+from services.inference.prices import work_us
+from services.inference.store import COUNTED_POSITIONS, NO_KEY, Delivery, JobStore, Key
 from services.paging import decode_token, encode_token
 from services.rpc.errors import (
     AlreadyExists,
@@ -40,6 +42,7 @@ from services.rpc.principals import caller
 log = structlog.get_logger()
 State = job_pb2.Job.State
 RESCUED_AT_ONCE = 1000
+LONGEST_KEY = 255
 _JOB_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 # Of the 4 MiB that a message may have; progress is added to each job.
 PAGE_BYTES = 3 * 1024 * 1024
@@ -63,6 +66,8 @@ class Jobs:
         self._wake_dispatcher: Callable[[], None] = lambda: None
         self._stop_attempt: Callable[[str], None] = lambda _name: None
         self._finish_attempt: Callable[[str], Awaitable[None]] = _do_nothing
+        self._on_end: list[Callable[[], None]] = []
+        self.paces = Paces()
 
     def on_change(
         self,
@@ -78,6 +83,10 @@ class Jobs:
         self._stop_attempt = stop_attempt
         self._finish_attempt = finish_attempt
 
+    def on_end(self, wake_outbox: Callable[[], None]) -> None:
+        """Name what is called, among others, when a job has ended."""
+        self._on_end.append(wake_outbox)
+
     async def create(
         self,
         generation: generation_pb2.Generation,
@@ -88,12 +97,19 @@ class Jobs:
         priority: int = 0,
         job_id: str = "",
         retry_of: str = "",
+        price: int = 0,
+        key: Key = NO_KEY,
+        webhook_url: str = "",
     ) -> job_pb2.Job:
         """
         Queue an admitted generation; the job is durable when this returns.
 
+        Its *price*, in micro-credits, is held by then. Where the *key* has made a job, that one is
+        the answer.
+
         Raises:
             AlreadyExists: If *job_id* is taken.
+            InvalidRequest: If the key was used for another request.
         """
         job = job_pb2.Job(
             name=f"jobs/{job_id or uuid.uuid4()}",
@@ -108,12 +124,53 @@ class Jobs:
             request_id=structlog.contextvars.get_contextvars().get("request_id", ""),
             create_time=_now(),
             retry_of=retry_of,
+            price_microcredits=price,
+            webhook_url=webhook_url,
         )
-        if not await self._store.insert(job):
+        if not await self._store.insert(job, key, work_us(generation)):
+            # A twin may have come first; what was held for this one is given back later.
+            if before := await self.replayed(key):
+                return before
             raise _taken(job.name)
         log.info("job.queued", job=job.name, model=generation.model, dialect=dialect)
         self._wake_dispatcher()
         return await self._with_progress(job)
+
+    async def replayed(self, key: Key) -> job_pb2.Job | None:
+        """
+        Return the job that the caller's key has made, if it has.
+
+        Raises:
+            InvalidRequest: If the key is too long, or was used for another request.
+        """
+        if len(key.key) > LONGEST_KEY:
+            raise invalid(
+                "idempotency_key",
+                f"idempotency_key has {len(key.key)} characters; it has at most {LONGEST_KEY}",
+            )
+        used = await self._store.key(caller().account, key.key) if key.key else None
+        if used is None:
+            return None
+        fingerprint, name = used
+        if fingerprint != key.fingerprint:
+            raise invalid(
+                "idempotency_key",
+                "the idempotency key came with another request before; choose a new one for each"
+                " request, and repeat a request unchanged",
+                reasons.ERROR_REASON_IDEMPOTENCY_KEY_REUSED,
+            )
+        job = await self.get(name)
+        job.replayed = True
+        return job
+
+    async def quote(self, job: job_pb2.Job) -> job_pb2.Job:
+        """Add to a job that has not been made when it would be drawn."""
+        job.create_time.CopyFrom(_now())
+        job.progress.step_count = job.generation.step_count
+        job.progress.queue_position = await self._store.count_before(job)
+        self._expect(job)
+        job.ClearField("create_time")
+        return job
 
     async def check_free(self, job_id: str) -> None:
         """
@@ -161,6 +218,18 @@ class Jobs:
         fitting = _fitting(rows[:count])
         token = encode_token(str(rows[fitting - 1][0])) if len(rows) > fitting else ""
         return await self._all_with_progress([job for _, job in rows[:fitting]]), token
+
+    async def deliveries(self, job: str, count: int, page_token: str) -> tuple[list[Delivery], str]:
+        """
+        Read a page of what the caller's webhooks were told, and the token of the next page.
+
+        Raises:
+            InvalidRequest: If the page token is not one of ours.
+        """
+        before = _sequence(page_token) if page_token else None
+        rows = await self._store.deliveries(caller().account or None, job, before, count + 1)
+        token = encode_token(str(rows[count - 1][0])) if len(rows) > count else ""
+        return [delivery for _, delivery in rows[:count]], token
 
     async def ended_badly(self, name: str) -> job_pb2.Job:
         """
@@ -244,7 +313,9 @@ class Jobs:
             done.progress.CopyFrom(newest)
         done.progress.step = done.progress.step_count
         done.finish_time.CopyFrom(_now())
-        await self._write(done)
+        done.cost_microcredits = job.price_microcredits
+        if await self._write(done):
+            self.paces.note(done)
 
     async def fail(self, job: job_pb2.Job, error: SuiteError) -> None:
         """End an attempt with an error, unless it has lost its lease."""
@@ -316,6 +387,7 @@ class Jobs:
             if place is None:
                 place = await self._store.queue_position(job.name)
             job.progress.queue_position = place
+            self._expect(job)
         elif job.state == job_pb2.Job.STATE_RUNNING:
             job.progress.step_count = job.generation.step_count
             if newest := self._hub.progress(job.name):
@@ -331,6 +403,12 @@ class Jobs:
         return [
             await self._with_progress(job, places.get(job.name, COUNTED_POSITIONS)) for job in jobs
         ]
+
+    def _expect(self, job: job_pb2.Job) -> None:
+        ahead = job.progress.queue_position
+        seconds = self.paces.expected_seconds(job, ahead)
+        if seconds is not None:
+            job.expected_duration.FromNanoseconds(int(seconds * 1e9))
 
     async def _end(
         self, job: job_pb2.Job, state: State.ValueType, *, error: SuiteError
@@ -352,6 +430,9 @@ class Jobs:
         state = State.Name(job.state).removeprefix("STATE_").lower()
         log.info("job.changed", job=job.name, state=state, revision=job.revision)
         self._hub.publish_state(job.name)
+        if job.state in TERMINAL:
+            for wake_outbox in self._on_end:
+                wake_outbox()
         return job
 
 

@@ -1,6 +1,8 @@
 """InferenceService: what a caller may ask about jobs."""
 
 import contextlib
+import hashlib
+import uuid
 from collections.abc import AsyncIterator
 
 from grpc.aio import ServicerContext
@@ -22,6 +24,10 @@ from pictor.inference.v1.inference_service_pb2 import (
     WatchJobResponse,
 )
 from pictor.inference.v1.job_pb2 import Job
+from pictor.inference.v1.webhook_pb2 import (
+    ListWebhookDeliveriesRequest,
+    ListWebhookDeliveriesResponse,
+)
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.inference.admission import (
     admit,
@@ -31,16 +37,23 @@ from services.inference.admission import (
     ignored,
     model_id,
 )
+from services.inference.charging import Charging
 from services.inference.jobs import Jobs
+from services.inference.prices import price_of
 from services.inference.receipt import Receipt
+from services.inference.room import Room
 from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
+from services.inference.store import Key
 from services.inference.watching import Watching
+from services.inference.webhooks import Webhooks, to_message
 from services.paging import page_size
+from services.rpc.crash import crash_point
 from services.rpc.errors import Unavailable, invalid
 from services.rpc.principals import caller
 
 RETRY_SECONDS = 5.0
+LONGEST_FINGERPRINT = 64
 
 Context = ServicerContext[object, object]
 
@@ -54,6 +67,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         watching: Streams of events.
         catalog: Knows the models, and what is being served.
         storage: Knows the input images.
+        charging: Takes credits for jobs.
+        webhooks: Tells who wants to know that a job has ended.
+        room: Knows how much may wait.
     """
 
     def __init__(
@@ -62,13 +78,24 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         watching: Watching,
         catalog: "catalog_service_pb2_grpc.CatalogServiceAsyncStub",
         storage: "storage_service_pb2_grpc.StorageServiceAsyncStub",
+        *,
+        charging: Charging,
+        webhooks: Webhooks,
+        room: Room,
     ) -> None:
         self._jobs = jobs
         self._watching = watching
         self._catalog = catalog
         self._storage = storage
+        self._charging = charging
+        self._webhooks = webhooks
+        self._room = room
 
     async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
+        key = key_of(request)
+        if before := await self._jobs.replayed(key):
+            return before
+        await self._room.check(caller().account)
         asked = request.generation
         if not asked.model:
             raise invalid(
@@ -76,6 +103,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             )
         check_origin(request.dialect, request.receipt)
         check_priority(request.priority, caller())
+        await self._webhooks.check(request.webhook_url, caller().account)
         model = await self._model(asked.model)
         check_limits(asked, model)
         await self._jobs.check_free(request.job_id)
@@ -84,19 +112,34 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         receipt = Receipt(asked, request.receipt, strict=request.strict)
         receipt.add(notes)
         status = await self._serving(model)
-        if status.served_by != model.name:
-            model = await self._model(status.served_by)
-            receipt.add(adapt(generation, model)[1])
+        drawn, served_by = generation, status.served_by
+        if served_by != model.name:
+            model = await self._model(served_by)
+            drawn, departures = adapt(generation, model)
+            receipt.add(departures)
         receipt.add(ignored(asked, model))
+        price = price_of(drawn, model)
         if request.validate_only:
-            return Job(generation=generation, receipt=receipt.notes)
+            quoted = Job(
+                generation=generation,
+                receipt=receipt.notes,
+                priority=request.priority,
+                served_by="" if served_by == generation.model else served_by,
+                price_microcredits=await self._charging.quote(caller().account, price),
+            )
+            return await self._jobs.quote(quoted)
+        job_id = request.job_id or str(uuid.uuid4())
+        held = await self._charging.hold(f"jobs/{job_id}", caller().account, price)
         return await self._jobs.create(
             generation,
             dialect=request.dialect,
             served_by=status.served_by,
             receipt=receipt.notes,
             priority=request.priority,
-            job_id=request.job_id,
+            job_id=job_id,
+            price=held,
+            key=key,
+            webhook_url=request.webhook_url,
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
@@ -115,10 +158,20 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         return await self._jobs.finish(request.name)
 
     async def RetryJob(self, request: RetryJobRequest, context: Context) -> Job:
+        key = Key(request.idempotency_key, f"retry {request.name}".encode())
+        if again := await self._jobs.replayed(key):
+            return again
+        await self._room.check(caller().account)
         before = await self._jobs.ended_badly(request.name)
         model = await self._model(before.generation.model)
         await self._input_size(before.generation)
         status = await self._serving(model)
+        drawn = before.generation
+        if status.served_by != model.name:
+            model = await self._model(status.served_by)
+            drawn, _ = adapt(drawn, model)
+        job_id = str(uuid.uuid4())
+        price = price_of(drawn, model)
         return await self._jobs.create(
             before.generation,
             dialect=before.dialect,
@@ -127,6 +180,10 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             # A priority above 0 was a permission of whoever asked then.
             priority=min(before.priority, 0),
             retry_of=before.name,
+            key=key,
+            webhook_url=before.webhook_url,
+            job_id=job_id,
+            price=await self._charging.hold(f"jobs/{job_id}", caller().account, price),
         )
 
     async def ListSamplers(
@@ -142,6 +199,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             ],
         )
 
+    async def ListWebhookDeliveries(
+        self, request: ListWebhookDeliveriesRequest, context: Context
+    ) -> ListWebhookDeliveriesResponse:
+        found, token = await self._jobs.deliveries(
+            request.job, page_size(request.page_size), request.page_token
+        )
+        return ListWebhookDeliveriesResponse(
+            webhook_deliveries=[to_message(one) for one in found], next_page_token=token
+        )
+
     async def WatchJob(
         self, request: WatchJobRequest, context: Context
     ) -> AsyncIterator[WatchJobResponse]:
@@ -151,6 +218,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         async with contextlib.aclosing(watch) as responses:  # type: ignore[type-var]  # an async generator
             async for response in responses:
                 yield response
+                crash_point("inference.mid_stream")
 
     async def _model(self, name: str) -> model_pb2.Model:
         name = name if name.startswith("models/") else f"models/{name}"
@@ -184,3 +252,20 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         if not generation.input_images:
             return None
         return model_pb2.Size(width_px=assets[0].width_px, height_px=assets[0].height_px)
+
+
+def key_of(request: CreateJobRequest) -> Key:
+    """Return a request's idempotency key; without a fingerprint its own bytes are one."""
+    fingerprint = request.request_fingerprint
+    if len(fingerprint) > LONGEST_FINGERPRINT:
+        raise invalid(
+            "request_fingerprint",
+            f"request_fingerprint has {len(fingerprint)} bytes; it has at most"
+            f" {LONGEST_FINGERPRINT}",
+        )
+    if request.idempotency_key and not fingerprint:
+        asked = CreateJobRequest()
+        asked.CopyFrom(request)
+        asked.ClearField("validate_only")
+        fingerprint = hashlib.sha256(asked.SerializeToString(deterministic=True)).digest()
+    return Key(request.idempotency_key, fingerprint)

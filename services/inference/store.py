@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
@@ -35,6 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pictor.inference.v1 import job_pb2
 from services.database import Database, notify, open_database
+from services.rpc.crash import crash_point
 from services.rpc.errors import Unavailable
 
 AWAY_SECONDS = 60.0
@@ -43,28 +45,31 @@ COUNTED_POSITIONS = 1000
 CHANNEL = "pictor_jobs"
 
 TABLES = MetaData()
+# SQLite counts rows by itself only in what it calls an INTEGER.
+SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 
 JOBS = Table(
     "jobs",
     TABLES,
     # The order of admission.
-    Column(
-        "sequence",
-        BigInteger().with_variant(Integer, "sqlite"),
-        primary_key=True,
-        autoincrement=True,
-    ),
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
     Column("name", String(64), nullable=False, unique=True),
     Column("account", String(64), nullable=False),
+    Column("priority", Integer, nullable=False),
     Column("state", Integer, nullable=False),
-    # The order of the queue: when the job was made, earlier or later by its priority.
+    # The order of the queue: when the job's turn begins, earlier or later by its priority.
     Column("rank_us", BigInteger, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    # Where its turn ends within its priority, see ``_turn``.
+    Column("turn_end_us", BigInteger, nullable=False),
     # Which process of the service runs it; empty unless it runs.
     Column("owner", String(40), nullable=False),
     # The Job message without its progress.
     Column("message", LargeBinary, nullable=False),
     Index("jobs_by_account", "account", "sequence"),
+    Index("jobs_of_account", "account", "state"),
+    Index("jobs_by_turn", "state", "priority", "account", "turn_end_us"),
+    Index("jobs_by_priority", "state", "priority", "rank_us"),
     Index("jobs_by_state", "state", "rank_us", "sequence"),
 )
 EVENTS = Table(
@@ -75,6 +80,16 @@ EVENTS = Table(
     Column("state", Integer, nullable=False),
     Column("event_us", BigInteger, nullable=False),
 )
+KEYS = Table(
+    "idempotency_keys",
+    TABLES,
+    Column("account", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("job", String(64), nullable=False),
+    Column("create_us", BigInteger, nullable=False),
+    Index("idempotency_keys_by_age", "create_us"),
+)
 PROCESSES = Table(
     "inference_processes",
     TABLES,
@@ -82,6 +97,36 @@ PROCESSES = Table(
     # Counts its heartbeats; who sees it stand still knows that the process is gone.
     Column("beat", BigInteger, nullable=False),
 )
+OUTBOX = Table(
+    "outbox",
+    TABLES,
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("job", String(64), nullable=False),
+    Column("topic", String(20), nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("due_us", BigInteger, nullable=False),
+    Column("create_us", BigInteger, nullable=False),
+    Index("outbox_by_time", "due_us", "sequence"),
+    Index("outbox_by_job", "job"),
+)
+DELIVERIES = Table(
+    "webhook_deliveries",
+    TABLES,
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("account", String(64), nullable=False),
+    Column("job", String(64), nullable=False),
+    Column("url", String(4096), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("status_code", Integer, nullable=False),
+    Column("error", String(200), nullable=False),
+    Column("send_us", BigInteger, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    Index("deliveries_by_account", "account", "sequence"),
+    Index("deliveries_by_job", "job", "sequence"),
+    Index("deliveries_by_time", "send_us"),
+)
+# Topics of the outbox: spend what is held for a job, give it back, tell its webhook.
+CAPTURE, RELEASE, WEBHOOK = "capture", "release", "webhook"
 
 QUEUE = (JOBS.c.rank_us, JOBS.c.sequence)
 # What one step of priority is worth, in waiting: nobody waits for ever behind more important jobs.
@@ -94,6 +139,62 @@ class Event(NamedTuple):
     revision: int
     state: job_pb2.Job.State.ValueType
     event_time: Timestamp
+
+
+class OutboxMessage(NamedTuple):
+    """
+    Something to be told after a job has ended.
+
+    Attributes:
+        topic: What it is about: CAPTURE, RELEASE or WEBHOOK.
+        attempt_count: How often it was tried to deliver it.
+        due_us: When to try next, in microseconds since the epoch.
+        create_us: When the job ended.
+    """
+
+    sequence: int
+    job: str
+    topic: str
+    attempt_count: int
+    due_us: int
+    create_us: int
+
+
+class Key(NamedTuple):
+    """
+    An idempotency key, and what it was used for.
+
+    Attributes:
+        key: As the account chose it; empty for none.
+        fingerprint: Tells requests apart.
+    """
+
+    key: str = ""
+    fingerprint: bytes = b""
+
+
+NO_KEY = Key()
+
+
+class Delivery(NamedTuple):
+    """
+    One attempt to tell a webhook of a job's end.
+
+    Attributes:
+        status_code: Of the answer; 0 where there was none.
+        error: Why there was none.
+        send_us: In microseconds since the epoch.
+        duration_us: Until the answer, in microseconds.
+    """
+
+    account: str
+    job: str
+    url: str
+    attempt: int
+    status_code: int
+    error: str
+    send_us: int
+    duration_us: int
 
 
 class JobStore:
@@ -120,17 +221,53 @@ class JobStore:
         """Give the connections back."""
         await self._database.close()
 
-    async def insert(self, job: job_pb2.Job) -> bool:
-        """Make a job durable, with its first event; False if there is one of this name."""
+    async def insert(self, job: job_pb2.Job, key: Key = NO_KEY, work_us: int = 0) -> bool:
+        """
+        Make a job durable, with its first event.
+
+        Args:
+            job: Is to be queued.
+            key: Belongs to it from now on.
+            work_us: How much of the account's share it takes.
+
+        Returns:
+            False if there is one of this name, or the key is used.
+        """
         try:
             async with self._database.begin() as connection:
+                begin = await _turn(connection, job)
                 await connection.execute(
-                    insert(JOBS).values(name=job.name, account=job.account, **self._values(job))
+                    insert(JOBS).values(
+                        name=job.name,
+                        account=job.account,
+                        priority=job.priority,
+                        rank_us=begin - job.priority * PRIORITY_US,
+                        turn_end_us=begin + work_us,
+                        **self._values(job),
+                    )
                 )
                 await self._add_event(connection, job)
+                if key.key:
+                    await _add_key(connection, job, key)
+                crash_point("inference.before_admission")
         except IntegrityError:
             return False
+        crash_point("inference.after_admission")
         return True
+
+    async def key(self, account: str, key: str) -> tuple[bytes, str] | None:
+        """Read the fingerprint and the job of a key, if it was used."""
+        query = select(KEYS.c.fingerprint, KEYS.c.job).where(
+            and_(KEYS.c.account == account, KEYS.c.key == key)
+        )
+        async with self._database.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return (row.fingerprint, row.job) if row else None
+
+    async def forget_keys(self, before_us: int) -> None:
+        """Drop the keys that were used before a moment."""
+        async with self._database.begin() as connection:
+            await connection.execute(delete(KEYS).where(KEYS.c.create_us < before_us))
 
     @stamina.retry(on=Unavailable, attempts=None, timeout=AWAY_SECONDS, wait_max=2.0)
     async def change(self, job: job_pb2.Job) -> bool:
@@ -143,7 +280,9 @@ class JobStore:
             False if the stored revision is not the one before; nothing is changed then.
         """
         async with self._database.begin() as connection:
-            return await self._write(connection, job)
+            written = await self._write(connection, job)
+        crash_point("inference.after_change")
+        return written
 
     async def lease(
         self, change: Callable[[job_pb2.Job], job_pb2.Job | None]
@@ -271,13 +410,27 @@ class JobStore:
 
     async def queue_position(self, name: str) -> int:
         """Count the queued jobs whose turn comes before this one's, up to COUNTED_POSITIONS."""
-        own = select(*QUEUE).where(JOBS.c.name == name).subquery()
         queued = JOBS.c.state == job_pb2.Job.STATE_QUEUED
-        earlier = tuple_(*QUEUE) < tuple_(own.c.rank_us, own.c.sequence)
-        before = select(JOBS.c.sequence).select_from(JOBS, own).where(and_(queued, earlier))
-        query = select(func.count()).select_from(before.limit(COUNTED_POSITIONS).subquery())
         async with self._database.connect() as connection:
+            own = (await connection.execute(select(*QUEUE).where(JOBS.c.name == name))).first()
+            if own is None:
+                return 0
+            earlier = select(JOBS.c.sequence).where(and_(queued, tuple_(*QUEUE) < tuple(own)))
+            # In order, so that the index is read, and only its beginning.
+            first = earlier.order_by(*QUEUE).limit(COUNTED_POSITIONS)
+            query = select(func.count()).select_from(first.subquery())
             return int(await connection.scalar(query) or 0)
+
+    async def count_unfinished(self, account: str, most: int) -> int:
+        """Count the jobs of an account that wait or run, up to *most*."""
+        unfinished = (job_pb2.Job.STATE_QUEUED, job_pb2.Job.STATE_RUNNING)
+        return await self._count(
+            and_(JOBS.c.account == account, JOBS.c.state.in_(unfinished)), most
+        )
+
+    async def count_queued(self, most: int) -> int:
+        """Count the jobs that wait, up to *most*."""
+        return await self._count(JOBS.c.state == job_pb2.Job.STATE_QUEUED, most)
 
     async def queue(self, count: int) -> list[str]:
         """Name the first queued jobs, in the order of the queue."""
@@ -296,6 +449,89 @@ class JobStore:
             rows = await connection.execute(query)
         return [Event(row.revision, row.state, _time(row.event_us)) for row in rows]
 
+    async def due_messages(
+        self, topics: Collection[str], now_us: int, count: int
+    ) -> list[OutboxMessage]:
+        """Read the messages whose time has come, those that wait longest first."""
+        query = select(OUTBOX).where(and_(OUTBOX.c.due_us <= now_us, OUTBOX.c.topic.in_(topics)))
+        query = query.order_by(OUTBOX.c.due_us, OUTBOX.c.sequence).limit(count)
+        async with self._database.connect() as connection:
+            return [OutboxMessage(*row) for row in await connection.execute(query)]
+
+    async def take_message(self, message: OutboxMessage, until_us: int) -> bool:
+        """Take a message until then, counting an attempt; False if somebody else has it."""
+        unchanged = and_(OUTBOX.c.sequence == message.sequence, OUTBOX.c.due_us == message.due_us)
+        async with self._database.begin() as connection:
+            taken = await connection.execute(
+                update(OUTBOX)
+                .where(unchanged)
+                .values(due_us=until_us, attempt_count=OUTBOX.c.attempt_count + 1)
+            )
+        return bool(taken.rowcount)
+
+    async def postpone_message(self, sequence: int, due_us: int) -> None:
+        """Say when to try again."""
+        this = OUTBOX.c.sequence == sequence
+        async with self._database.begin() as connection:
+            await connection.execute(update(OUTBOX).where(this).values(due_us=due_us))
+
+    async def drop_message(self, sequence: int) -> None:
+        """Forget a message, which was delivered."""
+        async with self._database.begin() as connection:
+            await connection.execute(delete(OUTBOX).where(OUTBOX.c.sequence == sequence))
+
+    async def is_to_be_settled(self, job: str) -> bool:
+        """Tell whether a message about a job's hold is still to be delivered."""
+        settling = OUTBOX.c.topic.in_((CAPTURE, RELEASE))
+        query = select(func.count()).where(and_(OUTBOX.c.job == job, settling))
+        async with self._database.connect() as connection:
+            return bool(await connection.scalar(query))
+
+    async def add_delivery(self, delivery: Delivery, forget_us: int) -> None:
+        """Write down a delivery, and forget those sent before *forget_us*."""
+        async with self._database.begin() as connection:
+            await connection.execute(insert(DELIVERIES).values(delivery._asdict()))
+            await connection.execute(delete(DELIVERIES).where(DELIVERIES.c.send_us < forget_us))
+
+    async def deliveries(
+        self, account: str | None, job: str, before: int | None, count: int
+    ) -> list[tuple[int, Delivery]]:
+        """
+        Read deliveries, newest first, each with its sequence number.
+
+        Args:
+            account: Whose; None for everybody's.
+            job: Of which job; empty for all.
+            before: Only those with a smaller sequence number; None for all.
+            count: At most this many.
+        """
+        query = select(DELIVERIES).order_by(DELIVERIES.c.sequence.desc())
+        if account is not None:
+            query = query.where(DELIVERIES.c.account == account)
+        if job:
+            query = query.where(DELIVERIES.c.job == job)
+        if before is not None:
+            query = query.where(DELIVERIES.c.sequence < before)
+        async with self._database.connect() as connection:
+            rows = await connection.execute(query.limit(count))
+            return [(row.sequence, Delivery(*row[1:])) for row in rows]
+
+    async def count_before(self, job: job_pb2.Job) -> int:
+        """Count the queued jobs before whose turn one would come that is made now."""
+        async with self._database.connect() as connection:
+            rank = await _turn(connection, job) - job.priority * PRIORITY_US
+            earlier = and_(JOBS.c.state == job_pb2.Job.STATE_QUEUED, JOBS.c.rank_us <= rank)
+            first = select(JOBS.c.sequence).where(earlier).order_by(*QUEUE).limit(COUNTED_POSITIONS)
+            query = select(func.count()).select_from(first.subquery())
+            return int(await connection.scalar(query) or 0)
+
+    async def _count(self, which: ColumnElement[bool], most: int) -> int:
+        query = select(func.count()).select_from(
+            select(JOBS.c.sequence).where(which).limit(most).subquery()
+        )
+        async with self._database.connect() as connection:
+            return int(await connection.scalar(query) or 0)
+
     async def _write(self, connection: AsyncConnection, job: job_pb2.Job) -> bool:
         written = await connection.execute(
             update(JOBS)
@@ -305,6 +541,8 @@ class JobStore:
         if written.rowcount != 1:
             return False
         await self._add_event(connection, job)
+        await _add_messages(connection, job)
+        crash_point("inference.before_change")
         return True
 
     async def _add_event(self, connection: AsyncConnection, job: job_pb2.Job) -> None:
@@ -323,11 +561,57 @@ class JobStore:
     def _values(self, job: job_pb2.Job) -> dict[str, object]:
         return {
             "state": int(job.state),
-            "rank_us": job.create_time.ToMicroseconds() - job.priority * PRIORITY_US,
             "revision": job.revision,
             "owner": self.process if job.state == job_pb2.Job.STATE_RUNNING else "",
             "message": job.SerializeToString(deterministic=True),
         }
+
+
+async def _add_messages(connection: AsyncConnection, job: job_pb2.Job) -> None:
+    """Write down what is to be told of a job that has ended."""
+    if job.WhichOneof("outcome") is None:
+        return
+    now = Timestamp()
+    now.GetCurrentTime()
+    moment = now.ToMicroseconds()
+    succeeded = job.state == job_pb2.Job.STATE_SUCCEEDED
+    topics = [CAPTURE if succeeded else RELEASE] if job.price_microcredits else []
+    topics += [WEBHOOK] if job.webhook_url else []
+    for topic in topics:
+        row = {"job": job.name, "topic": topic, "attempt_count": 0}
+        await connection.execute(insert(OUTBOX).values(**row, due_us=moment, create_us=moment))
+
+
+async def _turn(connection: AsyncConnection, job: job_pb2.Job) -> int:
+    """
+    Return when a job's turn begins: fair queueing by start times (Goyal, Vin and Cheng, 1996).
+
+    Accounts that wait take turns, in proportion to the work of their jobs. A job's turn begins now,
+    or with the first of those that wait if that has waited longer; but where its account has jobs
+    that wait, behind the last of them. All of this is within the jobs of one priority: across
+    priorities the time of waiting counts.
+    """
+    now = job.create_time.ToMicroseconds()
+    waits = and_(
+        JOBS.c.state == int(job_pb2.Job.STATE_QUEUED), JOBS.c.priority == int(job.priority)
+    )
+    first = await connection.scalar(select(func.min(JOBS.c.rank_us)).where(waits))
+    own = and_(waits, JOBS.c.account == job.account)
+    last = await connection.scalar(select(func.max(JOBS.c.turn_end_us)).where(own))
+    begin = now if first is None else min(now, first + job.priority * PRIORITY_US)
+    return begin if last is None else max(begin, last)
+
+
+async def _add_key(connection: AsyncConnection, job: job_pb2.Job, key: Key) -> None:
+    await connection.execute(
+        insert(KEYS).values(
+            account=job.account,
+            key=key.key,
+            fingerprint=key.fingerprint,
+            job=job.name,
+            create_us=job.create_time.ToMicroseconds(),
+        )
+    )
 
 
 def _new_process() -> str:

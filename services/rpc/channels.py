@@ -23,7 +23,8 @@ from services.rpc.errors import (
     from_status,
 )
 from services.rpc.interceptors import REQUEST_ID_KEY
-from services.rpc.principals import ACCOUNT_KEY, SCOPES_KEY, caller
+from services.rpc.principals import ACCOUNT_KEY, API_KEY_KEY, SCOPES_KEY, caller
+from services.rpc.tls import PLAIN, Tls
 
 # Unary calls between services are lookups and single transactions.
 DEADLINE_SECONDS = 20.0
@@ -45,7 +46,11 @@ OPTIONS = [
 
 
 def open_channel(
-    address: str, credential: str, *, deadline_seconds: float | None = DEADLINE_SECONDS
+    address: str,
+    credential: str,
+    *,
+    tls: Tls = PLAIN,
+    deadline_seconds: float | None = DEADLINE_SECONDS,
 ) -> grpc.aio.Channel:
     """
     Open a channel to a service of the suite.
@@ -53,9 +58,15 @@ def open_channel(
     Args:
         address: ``host:port``.
         credential: The service token or an API key.
+        tls: Whether the channel speaks TLS, and whom it trusts.
         deadline_seconds: Bounds calls with a single answer that bring no timeout of their own.
     """
     interceptor = _Caller(credential, deadline_seconds)
+    secure = tls.channel_credentials()
+    if secure:
+        return grpc.aio.secure_channel(
+            address, secure, options=OPTIONS, interceptors=interceptor.all()
+        )
     return grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=interceptor.all())
 
 
@@ -111,6 +122,8 @@ class _Caller:
             metadata.add(ACCOUNT_KEY, principal.account)
             if not principal.is_service:
                 metadata.add(SCOPES_KEY, " ".join(sorted(principal.scopes)))
+                if principal.api_key:
+                    metadata.add(API_KEY_KEY, principal.api_key)
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         if request_id:
             metadata.add(REQUEST_ID_KEY, request_id)

@@ -33,12 +33,14 @@ from services.rpc.errors import (
 )
 from services.rpc.principals import (
     ACCOUNT_KEY,
+    API_KEY_KEY,
     SCOPES_KEY,
     SUITE,
     Authenticator,
     Principal,
     become,
 )
+from services.rpc.revocation import vigil
 
 REQUEST_ID_KEY = "x-request-id"
 # Another process may be there by then.
@@ -97,10 +99,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
             async with (
-                self._call(method, access, context),
+                self._call(method, access, context) as principal,
                 contextlib.aclosing(inner(request, context)) as responses,
+                vigil(principal, self._authenticator) as watch,
             ):
-                async for response in responses:
+                async for response in watch.read(responses):
                     yield response
 
         kinds = {
@@ -122,7 +125,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method: str,
         access: access_pb2.Access,
         context: Any,
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Principal]:
         metadata = dict(context.invocation_metadata() or ())
         request_id = _request_id(str(metadata.get(REQUEST_ID_KEY, "")))
         structlog.contextvars.bind_contextvars(request_id=request_id, rpc=method)
@@ -131,8 +134,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         assert task is not None
         self._calls.add(task)
         try:
-            become(await self._principal(access, metadata))
-            yield
+            principal = await self._principal(access, metadata)
+            become(principal)
+            yield principal
             log.debug("rpc.ok", seconds=round(time.monotonic() - started, 4))
         except SuiteError as error:
             log.debug("rpc.refused", code=error.code.name, reason=reason_name(error.reason))
@@ -205,4 +209,4 @@ def _acting(metadata: dict[str, Any]) -> Principal:
     if SCOPES_KEY not in metadata:
         return Principal(account=account, is_service=True)
     scopes = frozenset(str(metadata[SCOPES_KEY]).split())
-    return Principal(account=account, scopes=scopes)
+    return Principal(account=account, scopes=scopes, api_key=str(metadata.get(API_KEY_KEY, "")))

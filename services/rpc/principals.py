@@ -2,8 +2,8 @@
 Who calls: the principal of the present call, and how it travels from process to process.
 
 The suite's own processes prove themselves with the service token, a random secret in the data
-folder. It may act for an account: the metadata then carries the account and the scopes of the key
-that the caller used, and the called service sees the same principal as the calling one.
+folder. It may act for an account: the metadata then carries the account, the scopes and the name
+of the key that the caller used, and the called service sees the same principal as the calling one.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from services.rpc.errors import PermissionDenied
 
 ACCOUNT_KEY = "x-pictor-account"
 SCOPES_KEY = "x-pictor-scopes"
+API_KEY_KEY = "x-pictor-api-key"
 TOKEN_FILE = "service-token"  # noqa: S105 - a file name
 
 
@@ -32,7 +33,7 @@ class Principal:
         account: `accounts/{account}`; empty where the suite calls on its own behalf.
         scopes: What the caller may do.
         is_service: The suite itself calls, and may do everything.
-        api_key: The key's name, in the process that checked its secret; it does not travel.
+        api_key: The name of the key that was used; empty where there was none.
     """
 
     account: str = ""
@@ -67,6 +68,14 @@ class Authenticator(Protocol):
 
         Raises:
             Unauthenticated: If it opens nothing.
+        """
+
+    async def recheck(self, api_key: str) -> None:
+        """
+        Insist that the key of this name, whose secret was good, still is.
+
+        Raises:
+            Unauthenticated: If it was revoked, or has expired.
         """
 
 

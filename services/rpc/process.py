@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from services.rpc import logs
+from services.rpc import crash, logs
 from services.rpc.settings import (
     SettingError,
     address,
@@ -23,6 +23,7 @@ from services.rpc.settings import (
     setting,
     url,
 )
+from services.rpc.tls import Tls, read_tls
 
 log = structlog.get_logger()
 
@@ -81,6 +82,27 @@ class ProcessSettings:
         duration,
         "How long requests and jobs may go on after that; then jobs are queued again.",
     )
+    tls_certificate: str = setting(
+        "PICTOR_TLS_CERTIFICATE",
+        "",
+        str,
+        "PEM file of this process's certificate, for gRPC over TLS; empty: plain text.",
+    )
+    tls_key: str = setting(
+        "PICTOR_TLS_KEY", "", str, "PEM file of the private key that belongs to the certificate."
+    )
+    tls_ca: str = setting(
+        "PICTOR_TLS_CA",
+        "",
+        str,
+        "PEM file of the authority that servers are trusted by, or system; empty: plain text.",
+    )
+    tls_client_ca: str = setting(
+        "PICTOR_TLS_CLIENT_CA",
+        "",
+        str,
+        "PEM file of the authority that callers need a certificate of; empty: they need none.",
+    )
     log_level: str = setting(
         "PICTOR_LOG_LEVEL",
         "info",
@@ -93,11 +115,27 @@ class ProcessSettings:
         choice("console", "json"),
         "Log lines for people or for machines.",
     )
+    crash_file: str = setting(
+        "PICTOR_CRASH_FILE",
+        "",
+        str,
+        "For tests: a file that names the point where a process ends as if killed; empty: none.",
+    )
 
     @property
     def base_url(self) -> str:
         """The URL under which clients reach the gateway, without a slash at its end."""
         return self.public_url or f"http://{self.http_address}"
+
+    @property
+    def tls(self) -> Tls:
+        """
+        What channels and servers speak.
+
+        Raises:
+            SettingError: If one of the four files cannot be read, or they do not fit together.
+        """
+        return read_tls(self.tls_certificate, self.tls_key, self.tls_ca, self.tls_client_ca)
 
 
 S = TypeVar("S", bound=ProcessSettings)
@@ -128,6 +166,7 @@ def run_process(
     try:
         settings = read(cls, environ)
         logs.configure(settings.log_level, settings.log_form)
+        crash.arm(settings.crash_file)
         asyncio.run(run_until_stopped(running(settings), announce))
     except (SettingError, OSError) as error:
         sys.exit(f"pictor: {error}")

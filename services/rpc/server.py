@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from services.rpc.interceptors import CallInterceptor
 from services.rpc.principals import Authenticator
 from services.rpc.process import ProcessSettings
+from services.rpc.tls import PLAIN, Tls
 
 # The largest single message is one upload chunk of 1 MiB.
 MESSAGE_BYTES = 4 * 1024 * 1024
@@ -76,6 +77,7 @@ async def running_server(
     served: Sequence[Served],
     authenticator: Authenticator,
     token: str,
+    tls: Tls = PLAIN,
     *,
     stop: Stop = STOP,
 ) -> AsyncIterator[str]:
@@ -93,7 +95,7 @@ async def running_server(
             # Channels of the suite ping idle streams every 10 s, to learn of a lost peer; gRPC's
             # own default takes three of these for an attack and hangs up.
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             # Two servers on one port would each answer half of the calls.
             ("grpc.so_reuseport", 0),
         ],
@@ -106,7 +108,7 @@ async def running_server(
     reflection.enable_server_reflection(
         [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
     )
-    bound = _bind(server, address)
+    bound = _bind(server, address, tls)
     await server.start()
     for name in ["", *names]:
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -128,10 +130,14 @@ async def _ended(server: grpc.aio.Server, interceptor: CallInterceptor, stop: St
     await closing
 
 
-def _bind(server: grpc.aio.Server, address: str) -> str:
+def _bind(server: grpc.aio.Server, address: str, tls: Tls) -> str:
     host = address.rpartition(":")[0]
     try:
-        port = server.add_insecure_port(address)
+        secure = tls.server_credentials()
+        if secure:
+            port = server.add_secure_port(address, secure)
+        else:
+            port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: is it taken by another process?") from error
     return f"{host}:{port}"

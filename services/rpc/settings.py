@@ -120,6 +120,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> int:
+    """Parse a whole number, which may be 0."""
+    if not text.isdecimal() or int(text) > 1_000_000_000:
+        raise ValueError("must be a whole number from 0 to 1000000000")
+    return int(text)
+
+
 def switch(text: str) -> bool:
     """Parse true or false."""
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

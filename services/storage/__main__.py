@@ -90,7 +90,9 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(backend.close)
         store = await open_store(settings.database)
         stack.push_async_callback(store.close)
-        accounts = await stack.enter_async_context(open_channel(settings.accounts_address, token))
+        accounts = await stack.enter_async_context(
+            open_channel(settings.accounts_address, token, tls=settings.tls)
+        )
         decoders = Decoders()
         stack.push_async_callback(decoders.close)
         await stack.enter_async_context(_meanwhile(decoders.warm()))
@@ -114,6 +116,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
                 [served],
                 authenticator,
                 token,
+                settings.tls,
                 stop=stop_of(settings),
             )
         )

@@ -146,6 +146,20 @@ class DialectConformance:
                 assert "www-authenticate" in reply.headers
         assert len(await house.jobs()) == before
 
+    async def test_who_cannot_pay_is_told_402(self, shop):
+        """
+        A balance that does not cover the price is refused in the dialect's words, before any job.
+        """
+        secret, _ = await shop.key("inference", prepaid=True)
+        before = len(await shop.jobs())
+        async with shop.client(secret) as client:
+            for one in self.drawings:
+                reply = await client.request(**self.asking(one))
+                await self.refused(reply, 402)
+                assert "the balance is 0" in reply.text
+                assert 402 in statuses_of(self.dialect, one)
+        assert len(await shop.jobs()) == before
+
     async def test_every_route_wants_a_key_with_the_scope_unless_it_is_public(self, house):
         """
         A public route ignores even a bad key, and every other one refuses what is not good enough.

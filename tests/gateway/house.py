@@ -19,7 +19,12 @@ import httpx
 from PIL import Image
 
 from gateway import __main__ as gateway
-from pictor.accounts.v1 import accounts_service_pb2, accounts_service_pb2_grpc, api_key_pb2
+from pictor.accounts.v1 import (
+    account_pb2,
+    accounts_service_pb2,
+    accounts_service_pb2_grpc,
+    api_key_pb2,
+)
 from pictor.inference.v1 import inference_service_pb2, job_pb2, progress_pb2
 from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
 from pictor.worker.v1 import worker_pb2
@@ -149,16 +154,26 @@ class House:
             yield accounts_service_pb2_grpc.AccountsServiceStub(channel)
 
     async def key(
-        self, *scopes: str, new_account: bool = False, seconds: float | None = None
+        self,
+        *scopes: str,
+        new_account: bool = False,
+        prepaid: bool = False,
+        seconds: float | None = None,
     ) -> tuple[str, str]:
-        """Make a key, which may end after some seconds; return its secret and its name."""
+        """
+        Make a key, which may end after some seconds; return its secret and its name.
+
+        It may be of a new account, which may be one that pays and has nothing.
+        """
         wish = api_key_pb2.ApiKey(scopes=scopes)
         if seconds is not None:
             wish.expire_time.FromNanoseconds(int((time.time() + seconds) * 1e9))
         async with self.accounts() as stub:
-            if new_account:
+            if new_account or prepaid:
                 wanted = accounts_service_pb2.CreateAccountRequest()
                 wanted.account.display_name = "somebody else"
+                if prepaid:
+                    wanted.account.billing = account_pb2.Account.BILLING_PREPAID
                 account = (await stub.CreateAccount(wanted)).name
             else:
                 page = await stub.ListAccounts(accounts_service_pb2.ListAccountsRequest())

@@ -44,6 +44,17 @@ async def house(tmp_path_factory):
             yield one
 
 
+@pytest.fixture(scope="module")
+async def shop(tmp_path_factory):
+    """As the house, but drawing has a price."""
+    folder = tmp_path_factory.mktemp("drill")
+    with found_in(folder):
+        async with open_house(
+            tmp_path_factory.mktemp("shop"), PICTOR_DEFAULT_PRICE="1000000"
+        ) as one:
+            yield one
+
+
 def names(path):
     return re.search(r"\beasel\b", path.read_text(encoding="utf-8"), re.IGNORECASE)
 

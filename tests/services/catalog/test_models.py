@@ -279,3 +279,26 @@ def read(folder: Path, text: str) -> list[Model]:
     path = folder / "models.toml"
     path.write_text(text, encoding="latin-1")
     return read_models(path)
+
+
+def test_a_model_without_a_price_has_the_operators(tmp_path):
+    """
+    What an entry names wins over what the operator has set for all, zero included.
+    """
+    file = tmp_path / "models.toml"
+    priced = ENTRY.replace('family = ""', 'family = ""\nprice_microcredits = 0')
+    file.write_text(ENTRY + priced.replace('"a/b"', '"c/d"').replace('["b"]', '["d"]'))
+
+    assert [model.price_microcredits for model in read_models(file, 7)] == [7, 0]
+
+
+@pytest.mark.parametrize("price", ["-1", "1000000000001", "1.5", '"7"', "true"])
+def test_a_price_that_is_none_is_refused(tmp_path, price):
+    """
+    Prices are whole micro-credits within what cannot overflow.
+    """
+    file = tmp_path / "models.toml"
+    file.write_text(ENTRY.replace('family = ""', f'family = ""\nprice_microcredits = {price}'))
+
+    with pytest.raises(CatalogError, match="price_microcredits"):
+        read_models(file)

@@ -26,6 +26,7 @@ from services.inference.executor import DeviceLost
 from services.rpc.channels import open_channel
 from services.rpc.principals import acting_for, service_token
 from services.rpc.settings import read
+from services.rpc.tls import PLAIN, Tls
 from services.storage import __main__ as storage
 
 # Tests end while jobs run.
@@ -39,6 +40,7 @@ class ScriptedExecutor:
     Runs what it is told.
 
     Attributes:
+        slots: How many attempts run at once.
         up: Attempts start while it is set, as it is at first.
         gate: Attempts wait here before they end.
         outcomes: How the next attempts end: a Report, or an exception to raise. Then: a result.
@@ -50,7 +52,7 @@ class ScriptedExecutor:
         finished: Jobs that were told to end with what they have; that opens the gate.
     """
 
-    slot_count: int = 1
+    slots: int = 1
     up: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: list[worker_pb2.Report | Exception] = field(default_factory=list)
@@ -66,6 +68,10 @@ class ScriptedExecutor:
 
     def __post_init__(self) -> None:
         self.up.set()
+
+    @property
+    def slot_count(self) -> int:
+        return self.slots if self.up.is_set() else 0
 
     async def ready(self) -> None:
         await self.up.wait()
@@ -188,7 +194,7 @@ async def neighbours(folder, **environ: str) -> AsyncIterator[dict[str, str]]:
         yield bound
 
 
-async def serve_model(address: str, token: str, model: str) -> None:
+async def serve_model(address: str, token: str, model: str, tls: Tls = PLAIN) -> None:
     """Tell the catalog of a device process that has *model* ready."""
     ready = serving_pb2.ReplicaModel(
         model=f"models/{model}", state=serving_pb2.ServingStatus.STATE_READY
@@ -197,7 +203,7 @@ async def serve_model(address: str, token: str, model: str) -> None:
         replica=serving_pb2.Replica(replica_id="test", device="cpu", models=[ready])
     )
     request.ttl.FromSeconds(60)
-    async with open_channel(address, token) as channel:
+    async with open_channel(address, token, tls=tls) as channel:
         await catalog_service_pb2_grpc.CatalogServiceStub(channel).ReportReplica(request)
 
 
@@ -207,7 +213,7 @@ async def inference_in(environ, executor) -> AsyncIterator[Inference]:
     token = service_token(settings.data_dir)
     async with (
         inference.serving(settings, executor) as bound,
-        open_channel(bound, token) as channel,
+        open_channel(bound, token, tls=settings.tls) as channel,
     ):
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
         yield Inference(stub, executor, settings, token)

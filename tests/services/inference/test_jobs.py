@@ -339,7 +339,7 @@ async def test_a_job_that_kills_devices_does_not_take_others_with_it(service):
     drawn.
     """
     executor = service.executor
-    executor.slot_count, executor.deadly = 3, {"deadly"}
+    executor.slots, executor.deadly = 3, {"deadly"}
     executor.gate.set()
     prompts = ["one", "deadly", "two"]
 
@@ -403,14 +403,14 @@ async def test_a_job_that_runs_nowhere_is_rescued(service):
     """
     A job whose process crashed in the midst of it runs again, without anybody's hand.
     """
-    service.executor.slot_count = 0
+    service.executor.slots = 0
     job = await service.create()
     store = await JobStore.open(service.settings.inference_database_url)
     orphan = await store.get(job.name)
     orphan.state, orphan.revision, orphan.attempt_count = Job.STATE_RUNNING, 2, 1
     await store.change(orphan)
     await store.close()
-    service.executor.slot_count = 1
+    service.executor.slots = 1
     service.executor.gate.set()
 
     ended = await service.ended(job.name)

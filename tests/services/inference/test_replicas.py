@@ -94,7 +94,7 @@ async def test_jobs_are_shared_and_each_runs_once(two):
     Whichever process has room takes the next one, and no other takes it too.
     """
     for service in two:
-        service.executor.slot_count = 3
+        service.executor.slots = 3
         service.executor.gate.set()
     jobs = [await two[k % 2].create() for k in range(60)]
     ended = [await two[k % 2].ended(job.name) for k, job in enumerate(jobs)]
@@ -174,9 +174,9 @@ async def test_a_killed_process_loses_no_job(environ, other_process):
     """
     What it ran runs again elsewhere, within the lease and a second, with no gap in its events.
     """
-    async with inference_in(environ, ScriptedExecutor(slot_count=0)) as service:
+    async with inference_in(environ, ScriptedExecutor(slots=0)) as service:
         job = await running_elsewhere(service, 60)
-        service.executor.slot_count = 1
+        service.executor.slots = 1
         service.executor.gate.set()
         other_process.send_signal(signal.SIGKILL)
         killed = time.monotonic()
@@ -196,14 +196,14 @@ async def test_a_process_that_was_paused_changes_nothing_when_it_wakes(environ, 
     """
     Its job was drawn elsewhere meanwhile: its own result comes too late and is refused.
     """
-    async with inference_in(environ, ScriptedExecutor(slot_count=0)) as service:
+    async with inference_in(environ, ScriptedExecutor(slots=0)) as service:
         job = await running_elsewhere(service, 1)
-        service.executor.slot_count = 1
+        service.executor.slots = 1
         service.executor.gate.set()
         other_process.send_signal(signal.SIGSTOP)
         ended = await service.ended(job.name)
         other_process.send_signal(signal.SIGCONT)
-        service.executor.slot_count = 0
+        service.executor.slots = 0
         # It lives on, under a new name, and takes jobs.
         again = await service.ended((await running_elsewhere(service, 0.1)).name)
         after = await service.get(job.name)
@@ -218,9 +218,9 @@ async def test_a_process_that_stops_in_order_leaves_its_jobs_at_once(environ, ot
     """
     Nobody waits for its lease to end, and the attempt does not count.
     """
-    async with inference_in(environ, ScriptedExecutor(slot_count=0)) as service:
+    async with inference_in(environ, ScriptedExecutor(slots=0)) as service:
         job = await running_elsewhere(service, 60)
-        service.executor.slot_count = 1
+        service.executor.slots = 1
         service.executor.gate.set()
         other_process.terminate()
         stopped = time.monotonic()

@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n pictor/accounts/v1/account.proto\x12\x12pictor.accounts.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xac\x01\n\x07\x41\x63\x63ount\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03::\xea\x41\x37\n\x0epictor/Account\x12\x12\x61\x63\x63ounts/{account}*\x08\x61\x63\x63ounts2\x07\x61\x63\x63ountb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n pictor/accounts/v1/account.proto\x12\x12pictor.accounts.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x02\n\x07\x41\x63\x63ount\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12:\n\x07\x62illing\x18\x04 \x01(\x0e\x32#.pictor.accounts.v1.Account.BillingB\x04\xe2\x41\x01\x01\"N\n\x07\x42illing\x12\x17\n\x13\x42ILLING_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42ILLING_UNLIMITED\x10\x01\x12\x13\n\x0f\x42ILLING_PREPAID\x10\x02::\xea\x41\x37\n\x0epictor/Account\x12\x12\x61\x63\x63ounts/{account}*\x08\x61\x63\x63ounts2\x07\x61\x63\x63ountb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,8 +40,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNT'].fields_by_name['display_name']._serialized_options = b'\342A\001\002'
   _globals['_ACCOUNT'].fields_by_name['create_time']._loaded_options = None
   _globals['_ACCOUNT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_ACCOUNT'].fields_by_name['billing']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['billing']._serialized_options = b'\342A\001\001'
   _globals['_ACCOUNT']._loaded_options = None
   _globals['_ACCOUNT']._serialized_options = b'\352A7\n\016pictor/Account\022\022accounts/{account}*\010accounts2\007account'
   _globals['_ACCOUNT']._serialized_start=150
-  _globals['_ACCOUNT']._serialized_end=322
+  _globals['_ACCOUNT']._serialized_end=462
+  _globals['_ACCOUNT_BILLING']._serialized_start=324
+  _globals['_ACCOUNT_BILLING']._serialized_end=402
 # @@protoc_insertion_point(module_scope)

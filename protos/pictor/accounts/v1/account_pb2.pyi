@@ -6,6 +6,7 @@ isort:skip_file
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -23,13 +24,39 @@ class Account(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Billing:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _BillingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Account._Billing.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        BILLING_UNSPECIFIED: Account._Billing.ValueType  # 0
+        """Is never sent. In a request for a new account: UNLIMITED."""
+        BILLING_UNLIMITED: Account._Billing.ValueType  # 1
+        """Draws without being charged; nothing is held, and the ledger gets no entry."""
+        BILLING_PREPAID: Account._Billing.ValueType  # 2
+        """Draws as long as the balance covers the price of a job."""
+
+    class Billing(_Billing, metaclass=_BillingEnumTypeWrapper):
+        """Says who pays."""
+
+    BILLING_UNSPECIFIED: Account.Billing.ValueType  # 0
+    """Is never sent. In a request for a new account: UNLIMITED."""
+    BILLING_UNLIMITED: Account.Billing.ValueType  # 1
+    """Draws without being charged; nothing is held, and the ledger gets no entry."""
+    BILLING_PREPAID: Account.Billing.ValueType  # 2
+    """Draws as long as the balance covers the price of a job."""
+
     NAME_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    BILLING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Identifies the account: `accounts/{account}`, 32 lower-case hexadecimal digits."""
     display_name: _builtins.str
     """Is shown to people. 1 to 63 characters; need not be unique."""
+    billing: Global___Account.Billing.ValueType
+    """Says who pays. Omitted: nobody."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Is set when the account is made."""
@@ -40,10 +67,11 @@ class Account(_message.Message):
         name: _builtins.str = ...,
         display_name: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        billing: Global___Account.Billing.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing", b"billing", "create_time", b"create_time", "display_name", b"display_name", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,10 +27,12 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from pictor.accounts.v1 import access_pb2 as pictor_dot_accounts_dot_v1_dot_access__pb2
 from pictor.accounts.v1 import account_pb2 as pictor_dot_accounts_dot_v1_dot_account__pb2
 from pictor.accounts.v1 import api_key_pb2 as pictor_dot_accounts_dot_v1_dot_api__key__pb2
+from pictor.accounts.v1 import ledger_pb2 as pictor_dot_accounts_dot_v1_dot_ledger__pb2
 from pictor.accounts.v1 import preferences_pb2 as pictor_dot_accounts_dot_v1_dot_preferences__pb2
+from pictor.accounts.v1 import webhook_pb2 as pictor_dot_accounts_dot_v1_dot_webhook__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)pictor/accounts/v1/accounts_service.proto\x12\x12pictor.accounts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a pictor/accounts/v1/account.proto\x1a pictor/accounts/v1/api_key.proto\x1a$pictor/accounts/v1/preferences.proto\"+\n\x13\x41uthenticateRequest\x12\x14\n\x06secret\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x14\x41uthenticateResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\"J\n\x14\x43reateAccountRequest\x12\x32\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.pictor.accounts.v1.AccountB\x04\xe2\x41\x01\x02\"\'\n\x11GetAccountRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x13ListAccountsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x14ListAccountsResponse\x12-\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1b.pictor.accounts.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x13\x43reateApiKeyRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x1a.pictor.accounts.v1.ApiKeyB\x04\xe2\x41\x01\x02\"S\n\x14\x43reateApiKeyResponse\x12+\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x1a.pictor.accounts.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"]\n\x12ListApiKeysRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\\\n\x13ListApiKeysResponse\x12,\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x1a.pictor.accounts.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13RevokeApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xf7\t\n\x0f\x41\x63\x63ountsService\x12g\n\x0c\x41uthenticate\x12\'.pictor.accounts.v1.AuthenticateRequest\x1a(.pictor.accounts.v1.AuthenticateResponse\"\x04\x8a\xb5\x18\x00\x12\x90\x01\n\rCreateAccount\x12(.pictor.accounts.v1.CreateAccountRequest\x1a\x1b.pictor.accounts.v1.Account\"8\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x1e\"\x13/pictor/v1/accounts:\x07\x61\x63\x63ount\x12\x8a\x01\n\nGetAccount\x12%.pictor.accounts.v1.GetAccountRequest\x1a\x1b.pictor.accounts.v1.Account\"8\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x1e\x12\x1c/pictor/v1/{name=accounts/*}\x12\x92\x01\n\x0cListAccounts\x12\'.pictor.accounts.v1.ListAccountsRequest\x1a(.pictor.accounts.v1.ListAccountsResponse\"/\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x15\x12\x13/pictor/v1/accounts\x12\xae\x01\n\x0c\x43reateApiKey\x12\'.pictor.accounts.v1.CreateApiKeyRequest\x1a(.pictor.accounts.v1.CreateApiKeyResponse\"K\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x31\"&/pictor/v1/{parent=accounts/*}/apiKeys:\x07\x61pi_key\x12\xa2\x01\n\x0bListApiKeys\x12&.pictor.accounts.v1.ListApiKeysRequest\x1a\'.pictor.accounts.v1.ListApiKeysResponse\"B\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02(\x12&/pictor/v1/{parent=accounts/*}/apiKeys\x12\xa1\x01\n\x0cRevokeApiKey\x12\'.pictor.accounts.v1.RevokeApiKeyRequest\x1a\x1a.pictor.accounts.v1.ApiKey\"L\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x32\"-/pictor/v1/{name=accounts/*/apiKeys/*}:revoke:\x01*\x12\x62\n\x0eGetPreferences\x12).pictor.accounts.v1.GetPreferencesRequest\x1a\x1f.pictor.accounts.v1.Preferences\"\x04\x8a\xb5\x18\x00\x12h\n\x11UpdatePreferences\x12,.pictor.accounts.v1.UpdatePreferencesRequest\x1a\x1f.pictor.accounts.v1.Preferences\"\x04\x8a\xb5\x18\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)pictor/accounts/v1/accounts_service.proto\x12\x12pictor.accounts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a pictor/accounts/v1/account.proto\x1a pictor/accounts/v1/api_key.proto\x1a\x1fpictor/accounts/v1/ledger.proto\x1a$pictor/accounts/v1/preferences.proto\x1a pictor/accounts/v1/webhook.proto\"B\n\x13\x41uthenticateRequest\x12\x14\n\x06secret\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x61pi_key\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"H\n\x14\x41uthenticateResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\"J\n\x14\x43reateAccountRequest\x12\x32\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.pictor.accounts.v1.AccountB\x04\xe2\x41\x01\x02\"\'\n\x11GetAccountRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x13ListAccountsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x14ListAccountsResponse\x12-\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1b.pictor.accounts.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x13\x43reateApiKeyRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x1a.pictor.accounts.v1.ApiKeyB\x04\xe2\x41\x01\x02\"S\n\x14\x43reateApiKeyResponse\x12+\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x1a.pictor.accounts.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"]\n\x12ListApiKeysRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\\\n\x13ListApiKeysResponse\x12,\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x1a.pictor.accounts.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13RevokeApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xfb\x14\n\x0f\x41\x63\x63ountsService\x12g\n\x0c\x41uthenticate\x12\'.pictor.accounts.v1.AuthenticateRequest\x1a(.pictor.accounts.v1.AuthenticateResponse\"\x04\x8a\xb5\x18\x00\x12\x90\x01\n\rCreateAccount\x12(.pictor.accounts.v1.CreateAccountRequest\x1a\x1b.pictor.accounts.v1.Account\"8\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x1e\"\x13/pictor/v1/accounts:\x07\x61\x63\x63ount\x12\x8a\x01\n\nGetAccount\x12%.pictor.accounts.v1.GetAccountRequest\x1a\x1b.pictor.accounts.v1.Account\"8\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x1e\x12\x1c/pictor/v1/{name=accounts/*}\x12\x92\x01\n\x0cListAccounts\x12\'.pictor.accounts.v1.ListAccountsRequest\x1a(.pictor.accounts.v1.ListAccountsResponse\"/\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x15\x12\x13/pictor/v1/accounts\x12\xae\x01\n\x0c\x43reateApiKey\x12\'.pictor.accounts.v1.CreateApiKeyRequest\x1a(.pictor.accounts.v1.CreateApiKeyResponse\"K\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x31\"&/pictor/v1/{parent=accounts/*}/apiKeys:\x07\x61pi_key\x12\xa2\x01\n\x0bListApiKeys\x12&.pictor.accounts.v1.ListApiKeysRequest\x1a\'.pictor.accounts.v1.ListApiKeysResponse\"B\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02(\x12&/pictor/v1/{parent=accounts/*}/apiKeys\x12\xa1\x01\n\x0cRevokeApiKey\x12\'.pictor.accounts.v1.RevokeApiKeyRequest\x1a\x1a.pictor.accounts.v1.ApiKey\"L\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x32\"-/pictor/v1/{name=accounts/*/apiKeys/*}:revoke:\x01*\x12\x62\n\x0eGetPreferences\x12).pictor.accounts.v1.GetPreferencesRequest\x1a\x1f.pictor.accounts.v1.Preferences\"\x04\x8a\xb5\x18\x00\x12h\n\x11UpdatePreferences\x12,.pictor.accounts.v1.UpdatePreferencesRequest\x1a\x1f.pictor.accounts.v1.Preferences\"\x04\x8a\xb5\x18\x00\x12\x98\x01\n\nSetBilling\x12%.pictor.accounts.v1.SetBillingRequest\x1a\x1b.pictor.accounts.v1.Account\"F\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02,\"\'/pictor/v1/{name=accounts/*}:setBilling:\x01*\x12\x9e\x01\n\x0cGrantCredits\x12\'.pictor.accounts.v1.GrantCreditsRequest\x1a\x1b.pictor.accounts.v1.Balance\"H\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02.\")/pictor/v1/{name=accounts/*}:grantCredits:\x01*\x12\x8d\x01\n\nGetBalance\x12%.pictor.accounts.v1.GetBalanceRequest\x1a\x1b.pictor.accounts.v1.Balance\";\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02&\x12$/pictor/v1/{name=accounts/*/balance}\x12\xb5\x01\n\x11ListLedgerEntries\x12,.pictor.accounts.v1.ListLedgerEntriesRequest\x1a-.pictor.accounts.v1.ListLedgerEntriesResponse\"C\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02.\x12,/pictor/v1/{parent=accounts/*}/ledgerEntries\x12\x97\x01\n\x0c\x41uditLedgers\x12\'.pictor.accounts.v1.AuditLedgersRequest\x1a(.pictor.accounts.v1.AuditLedgersResponse\"4\x8a\xb5\x18\x10\n\x0e\x61\x63\x63ounts:admin\x82\xd3\xe4\x93\x02\x1a\x12\x18/pictor/v1/ledgers:audit\x12\x64\n\x0bHoldCredits\x12&.pictor.accounts.v1.HoldCreditsRequest\x1a\'.pictor.accounts.v1.HoldCreditsResponse\"\x04\x8a\xb5\x18\x00\x12\x61\n\nSettleHold\x12%.pictor.accounts.v1.SettleHoldRequest\x1a&.pictor.accounts.v1.SettleHoldResponse\"\x04\x8a\xb5\x18\x00\x12^\n\tListHolds\x12$.pictor.accounts.v1.ListHoldsRequest\x1a%.pictor.accounts.v1.ListHoldsResponse\"\x04\x8a\xb5\x18\x00\x12\xc2\x01\n\x13RotateWebhookSecret\x12..pictor.accounts.v1.RotateWebhookSecretRequest\x1a/.pictor.accounts.v1.RotateWebhookSecretResponse\"J\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x35\"0/pictor/v1/{name=accounts/*}:rotateWebhookSecret:\x01*\x12v\n\x11GetWebhookSecrets\x12,.pictor.accounts.v1.GetWebhookSecretsRequest\x1a-.pictor.accounts.v1.GetWebhookSecretsResponse\"\x04\x8a\xb5\x18\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +40,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pictor.accounts.v1.accounts
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AUTHENTICATEREQUEST'].fields_by_name['secret']._loaded_options = None
-  _globals['_AUTHENTICATEREQUEST'].fields_by_name['secret']._serialized_options = b'\342A\001\002'
+  _globals['_AUTHENTICATEREQUEST'].fields_by_name['secret']._serialized_options = b'\342A\001\001'
+  _globals['_AUTHENTICATEREQUEST'].fields_by_name['api_key']._loaded_options = None
+  _globals['_AUTHENTICATEREQUEST'].fields_by_name['api_key']._serialized_options = b'\342A\001\001'
   _globals['_CREATEACCOUNTREQUEST'].fields_by_name['account']._loaded_options = None
   _globals['_CREATEACCOUNTREQUEST'].fields_by_name['account']._serialized_options = b'\342A\001\002'
   _globals['_GETACCOUNTREQUEST'].fields_by_name['name']._loaded_options = None
@@ -77,28 +81,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNTSSERVICE'].methods_by_name['GetPreferences']._serialized_options = b'\212\265\030\000'
   _globals['_ACCOUNTSSERVICE'].methods_by_name['UpdatePreferences']._loaded_options = None
   _globals['_ACCOUNTSSERVICE'].methods_by_name['UpdatePreferences']._serialized_options = b'\212\265\030\000'
-  _globals['_AUTHENTICATEREQUEST']._serialized_start=267
-  _globals['_AUTHENTICATEREQUEST']._serialized_end=310
-  _globals['_AUTHENTICATERESPONSE']._serialized_start=312
-  _globals['_AUTHENTICATERESPONSE']._serialized_end=384
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=386
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=460
-  _globals['_GETACCOUNTREQUEST']._serialized_start=462
-  _globals['_GETACCOUNTREQUEST']._serialized_end=501
-  _globals['_LISTACCOUNTSREQUEST']._serialized_start=503
-  _globals['_LISTACCOUNTSREQUEST']._serialized_end=575
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=577
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=671
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=673
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=767
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=769
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=852
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=854
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=947
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=949
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1041
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1043
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1084
-  _globals['_ACCOUNTSSERVICE']._serialized_start=1087
-  _globals['_ACCOUNTSSERVICE']._serialized_end=2358
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['SetBilling']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['SetBilling']._serialized_options = b'\212\265\030\020\n\016accounts:admin\202\323\344\223\002,\"\'/pictor/v1/{name=accounts/*}:setBilling:\001*'
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['GrantCredits']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['GrantCredits']._serialized_options = b'\212\265\030\020\n\016accounts:admin\202\323\344\223\002.\")/pictor/v1/{name=accounts/*}:grantCredits:\001*'
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['GetBalance']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['GetBalance']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\002&\022$/pictor/v1/{name=accounts/*/balance}'
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['ListLedgerEntries']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['ListLedgerEntries']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\002.\022,/pictor/v1/{parent=accounts/*}/ledgerEntries'
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['AuditLedgers']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['AuditLedgers']._serialized_options = b'\212\265\030\020\n\016accounts:admin\202\323\344\223\002\032\022\030/pictor/v1/ledgers:audit'
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['HoldCredits']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['HoldCredits']._serialized_options = b'\212\265\030\000'
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['SettleHold']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['SettleHold']._serialized_options = b'\212\265\030\000'
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['ListHolds']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['ListHolds']._serialized_options = b'\212\265\030\000'
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['RotateWebhookSecret']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['RotateWebhookSecret']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\0025\"0/pictor/v1/{name=accounts/*}:rotateWebhookSecret:\001*'
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['GetWebhookSecrets']._loaded_options = None
+  _globals['_ACCOUNTSSERVICE'].methods_by_name['GetWebhookSecrets']._serialized_options = b'\212\265\030\000'
+  _globals['_AUTHENTICATEREQUEST']._serialized_start=334
+  _globals['_AUTHENTICATEREQUEST']._serialized_end=400
+  _globals['_AUTHENTICATERESPONSE']._serialized_start=402
+  _globals['_AUTHENTICATERESPONSE']._serialized_end=474
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=476
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=550
+  _globals['_GETACCOUNTREQUEST']._serialized_start=552
+  _globals['_GETACCOUNTREQUEST']._serialized_end=591
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=593
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=665
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=667
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=761
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=763
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=857
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=859
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=942
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=944
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1037
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1039
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1131
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1133
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1174
+  _globals['_ACCOUNTSSERVICE']._serialized_start=1177
+  _globals['_ACCOUNTSSERVICE']._serialized_end=3860
 # @@protoc_insertion_point(module_scope)

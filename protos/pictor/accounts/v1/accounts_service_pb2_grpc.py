@@ -6,7 +6,9 @@ import warnings
 from pictor.accounts.v1 import account_pb2 as pictor_dot_accounts_dot_v1_dot_account__pb2
 from pictor.accounts.v1 import accounts_service_pb2 as pictor_dot_accounts_dot_v1_dot_accounts__service__pb2
 from pictor.accounts.v1 import api_key_pb2 as pictor_dot_accounts_dot_v1_dot_api__key__pb2
+from pictor.accounts.v1 import ledger_pb2 as pictor_dot_accounts_dot_v1_dot_ledger__pb2
 from pictor.accounts.v1 import preferences_pb2 as pictor_dot_accounts_dot_v1_dot_preferences__pb2
+from pictor.accounts.v1 import webhook_pb2 as pictor_dot_accounts_dot_v1_dot_webhook__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -29,7 +31,7 @@ if _version_not_supported:
 
 
 class AccountsServiceStub:
-    """Knows who may call the suite.
+    """Knows who may call the suite, and what it costs them.
     """
 
     def __init__(self, channel):
@@ -83,10 +85,60 @@ class AccountsServiceStub:
                 request_serializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.UpdatePreferencesRequest.SerializeToString,
                 response_deserializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.Preferences.FromString,
                 _registered_method=True)
+        self.SetBilling = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/SetBilling',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.SetBillingRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_account__pb2.Account.FromString,
+                _registered_method=True)
+        self.GrantCredits = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/GrantCredits',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.GrantCreditsRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.Balance.FromString,
+                _registered_method=True)
+        self.GetBalance = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/GetBalance',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.GetBalanceRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.Balance.FromString,
+                _registered_method=True)
+        self.ListLedgerEntries = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/ListLedgerEntries',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListLedgerEntriesRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListLedgerEntriesResponse.FromString,
+                _registered_method=True)
+        self.AuditLedgers = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/AuditLedgers',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.AuditLedgersRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.AuditLedgersResponse.FromString,
+                _registered_method=True)
+        self.HoldCredits = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/HoldCredits',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.HoldCreditsRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.HoldCreditsResponse.FromString,
+                _registered_method=True)
+        self.SettleHold = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/SettleHold',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.SettleHoldRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.SettleHoldResponse.FromString,
+                _registered_method=True)
+        self.ListHolds = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/ListHolds',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsResponse.FromString,
+                _registered_method=True)
+        self.RotateWebhookSecret = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/RotateWebhookSecret',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretResponse.FromString,
+                _registered_method=True)
+        self.GetWebhookSecrets = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/GetWebhookSecrets',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsResponse.FromString,
+                _registered_method=True)
 
 
 class AccountsServiceServicer:
-    """Knows who may call the suite.
+    """Knows who may call the suite, and what it costs them.
     """
 
     def Authenticate(self, request, context):
@@ -161,6 +213,85 @@ class AccountsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetBilling(self, request, context):
+        """Says who pays for an account. Idempotent; holds and balance stay as they are.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrantCredits(self, request, context):
+        """Gives credits, and answers with the balance. Idempotent by request_id.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID or
+        FIELD_OUT_OF_RANGE; ALREADY_EXISTS with REQUEST_ID_REUSED where it has given another amount.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBalance(self, request, context):
+        """Reads what an account has: the caller's own, or with `accounts:admin` any.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLedgerEntries(self, request, context):
+        """Lists an account's ledger, newest first: the caller's own, or with `accounts:admin` any.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AuditLedgers(self, request, context):
+        """Adds every ledger up and compares. Reads all entries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldCredits(self, request, context):
+        """Sets the price of a job aside. Idempotent by job: a hold that is there already counts from now.
+        Errors: FAILED_PRECONDITION with INSUFFICIENT_CREDITS; ALREADY_EXISTS with JOB_EXISTS where the job
+        is another account's, has another price or was paid for; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleHold(self, request, context):
+        """Ends a hold. Idempotent by job: what is settled stays as it is, whatever is asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHolds(self, request, context):
+        """Lists the holds that wait for the end of their job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateWebhookSecret(self, request, context):
+        """Makes a new secret for an account's webhooks and shows it, once: the caller's own account, or with
+        `accounts:admin` any. Not idempotent. For a day webhooks are signed with the one before as well.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetWebhookSecrets(self, request, context):
+        """Reads what an account's webhooks are signed with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -209,6 +340,56 @@ def add_AccountsServiceServicer_to_server(servicer, server):
                     request_deserializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.UpdatePreferencesRequest.FromString,
                     response_serializer=pictor_dot_accounts_dot_v1_dot_preferences__pb2.Preferences.SerializeToString,
             ),
+            'SetBilling': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBilling,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.SetBillingRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_account__pb2.Account.SerializeToString,
+            ),
+            'GrantCredits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantCredits,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.GrantCreditsRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.Balance.SerializeToString,
+            ),
+            'GetBalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBalance,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.GetBalanceRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.Balance.SerializeToString,
+            ),
+            'ListLedgerEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLedgerEntries,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListLedgerEntriesRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListLedgerEntriesResponse.SerializeToString,
+            ),
+            'AuditLedgers': grpc.unary_unary_rpc_method_handler(
+                    servicer.AuditLedgers,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.AuditLedgersRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.AuditLedgersResponse.SerializeToString,
+            ),
+            'HoldCredits': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldCredits,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.HoldCreditsRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.HoldCreditsResponse.SerializeToString,
+            ),
+            'SettleHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleHold,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.SettleHoldRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.SettleHoldResponse.SerializeToString,
+            ),
+            'ListHolds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHolds,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsResponse.SerializeToString,
+            ),
+            'RotateWebhookSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateWebhookSecret,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretResponse.SerializeToString,
+            ),
+            'GetWebhookSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWebhookSecrets,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'pictor.accounts.v1.AccountsService', rpc_method_handlers)
@@ -218,7 +399,7 @@ def add_AccountsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountsService:
-    """Knows who may call the suite.
+    """Knows who may call the suite, and what it costs them.
     """
 
     @staticmethod
@@ -454,6 +635,276 @@ class AccountsService:
             '/pictor.accounts.v1.AccountsService/UpdatePreferences',
             pictor_dot_accounts_dot_v1_dot_preferences__pb2.UpdatePreferencesRequest.SerializeToString,
             pictor_dot_accounts_dot_v1_dot_preferences__pb2.Preferences.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBilling(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/SetBilling',
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.SetBillingRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_account__pb2.Account.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantCredits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/GrantCredits',
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.GrantCreditsRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.Balance.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/GetBalance',
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.GetBalanceRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.Balance.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLedgerEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/ListLedgerEntries',
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListLedgerEntriesRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListLedgerEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AuditLedgers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/AuditLedgers',
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.AuditLedgersRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.AuditLedgersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldCredits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/HoldCredits',
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.HoldCreditsRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.HoldCreditsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/SettleHold',
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.SettleHoldRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.SettleHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHolds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/ListHolds',
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateWebhookSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/RotateWebhookSecret',
+            pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWebhookSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/GetWebhookSecrets',
+            pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsResponse.FromString,
             options,
             channel_credentials,
             insecure,

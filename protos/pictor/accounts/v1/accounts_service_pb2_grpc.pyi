@@ -8,7 +8,9 @@ from grpc import aio as _aio
 from pictor.accounts.v1 import account_pb2 as _account_pb2
 from pictor.accounts.v1 import accounts_service_pb2 as _accounts_service_pb2
 from pictor.accounts.v1 import api_key_pb2 as _api_key_pb2
+from pictor.accounts.v1 import ledger_pb2 as _ledger_pb2
 from pictor.accounts.v1 import preferences_pb2 as _preferences_pb2
+from pictor.accounts.v1 import webhook_pb2 as _webhook_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -30,7 +32,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccountsServiceStub:
-    """Knows who may call the suite."""
+    """Knows who may call the suite, and what it costs them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -70,10 +72,45 @@ class AccountsServiceStub:
     """Changes what the bearer of a key has chosen, in one transaction, and answers with all of it.
     Idempotent. Errors: as GetPreferences, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
     """
+    SetBilling: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SetBillingRequest, _account_pb2.Account]
+    """Says who pays for an account. Idempotent; holds and balance stay as they are.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_INVALID.
+    """
+    GrantCredits: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GrantCreditsRequest, _ledger_pb2.Balance]
+    """Gives credits, and answers with the balance. Idempotent by request_id.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID or
+    FIELD_OUT_OF_RANGE; ALREADY_EXISTS with REQUEST_ID_REUSED where it has given another amount.
+    """
+    GetBalance: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.Balance]
+    """Reads what an account has: the caller's own, or with `accounts:admin` any.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+    """
+    ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListLedgerEntriesRequest, _ledger_pb2.ListLedgerEntriesResponse]
+    """Lists an account's ledger, newest first: the caller's own, or with `accounts:admin` any.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+    """
+    AuditLedgers: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AuditLedgersRequest, _ledger_pb2.AuditLedgersResponse]
+    """Adds every ledger up and compares. Reads all entries."""
+    HoldCredits: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.HoldCreditsRequest, _ledger_pb2.HoldCreditsResponse]
+    """Sets the price of a job aside. Idempotent by job: a hold that is there already counts from now.
+    Errors: FAILED_PRECONDITION with INSUFFICIENT_CREDITS; ALREADY_EXISTS with JOB_EXISTS where the job
+    is another account's, has another price or was paid for; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+    """
+    SettleHold: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SettleHoldRequest, _ledger_pb2.SettleHoldResponse]
+    """Ends a hold. Idempotent by job: what is settled stays as it is, whatever is asked for."""
+    ListHolds: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListHoldsRequest, _ledger_pb2.ListHoldsResponse]
+    """Lists the holds that wait for the end of their job."""
+    RotateWebhookSecret: _grpc.UnaryUnaryMultiCallable[_webhook_pb2.RotateWebhookSecretRequest, _webhook_pb2.RotateWebhookSecretResponse]
+    """Makes a new secret for an account's webhooks and shows it, once: the caller's own account, or with
+    `accounts:admin` any. Not idempotent. For a day webhooks are signed with the one before as well.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+    """
+    GetWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_pb2.GetWebhookSecretsRequest, _webhook_pb2.GetWebhookSecretsResponse]
+    """Reads what an account's webhooks are signed with."""
 
 @_typing.type_check_only
 class AccountsServiceAsyncStub(AccountsServiceStub):
-    """Knows who may call the suite."""
+    """Knows who may call the suite, and what it costs them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Authenticate: _aio.UnaryUnaryMultiCallable[_accounts_service_pb2.AuthenticateRequest, _accounts_service_pb2.AuthenticateResponse]  # type: ignore[assignment]
@@ -110,9 +147,44 @@ class AccountsServiceAsyncStub(AccountsServiceStub):
     """Changes what the bearer of a key has chosen, in one transaction, and answers with all of it.
     Idempotent. Errors: as GetPreferences, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
     """
+    SetBilling: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SetBillingRequest, _account_pb2.Account]  # type: ignore[assignment]
+    """Says who pays for an account. Idempotent; holds and balance stay as they are.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_INVALID.
+    """
+    GrantCredits: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GrantCreditsRequest, _ledger_pb2.Balance]  # type: ignore[assignment]
+    """Gives credits, and answers with the balance. Idempotent by request_id.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID or
+    FIELD_OUT_OF_RANGE; ALREADY_EXISTS with REQUEST_ID_REUSED where it has given another amount.
+    """
+    GetBalance: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.Balance]  # type: ignore[assignment]
+    """Reads what an account has: the caller's own, or with `accounts:admin` any.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+    """
+    ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListLedgerEntriesRequest, _ledger_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
+    """Lists an account's ledger, newest first: the caller's own, or with `accounts:admin` any.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+    """
+    AuditLedgers: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AuditLedgersRequest, _ledger_pb2.AuditLedgersResponse]  # type: ignore[assignment]
+    """Adds every ledger up and compares. Reads all entries."""
+    HoldCredits: _aio.UnaryUnaryMultiCallable[_ledger_pb2.HoldCreditsRequest, _ledger_pb2.HoldCreditsResponse]  # type: ignore[assignment]
+    """Sets the price of a job aside. Idempotent by job: a hold that is there already counts from now.
+    Errors: FAILED_PRECONDITION with INSUFFICIENT_CREDITS; ALREADY_EXISTS with JOB_EXISTS where the job
+    is another account's, has another price or was paid for; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+    """
+    SettleHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SettleHoldRequest, _ledger_pb2.SettleHoldResponse]  # type: ignore[assignment]
+    """Ends a hold. Idempotent by job: what is settled stays as it is, whatever is asked for."""
+    ListHolds: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListHoldsRequest, _ledger_pb2.ListHoldsResponse]  # type: ignore[assignment]
+    """Lists the holds that wait for the end of their job."""
+    RotateWebhookSecret: _aio.UnaryUnaryMultiCallable[_webhook_pb2.RotateWebhookSecretRequest, _webhook_pb2.RotateWebhookSecretResponse]  # type: ignore[assignment]
+    """Makes a new secret for an account's webhooks and shows it, once: the caller's own account, or with
+    `accounts:admin` any. Not idempotent. For a day webhooks are signed with the one before as well.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+    """
+    GetWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_pb2.GetWebhookSecretsRequest, _webhook_pb2.GetWebhookSecretsResponse]  # type: ignore[assignment]
+    """Reads what an account's webhooks are signed with."""
 
 class AccountsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Knows who may call the suite."""
+    """Knows who may call the suite, and what it costs them."""
 
     @_abc_1.abstractmethod
     def Authenticate(
@@ -201,5 +273,100 @@ class AccountsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes what the bearer of a key has chosen, in one transaction, and answers with all of it.
         Idempotent. Errors: as GetPreferences, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
         """
+
+    @_abc_1.abstractmethod
+    def SetBilling(
+        self,
+        request: _ledger_pb2.SetBillingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.Account, _abc.Awaitable[_account_pb2.Account]]:
+        """Says who pays for an account. Idempotent; holds and balance stay as they are.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GrantCredits(
+        self,
+        request: _ledger_pb2.GrantCreditsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.Balance, _abc.Awaitable[_ledger_pb2.Balance]]:
+        """Gives credits, and answers with the balance. Idempotent by request_id.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED, FIELD_INVALID or
+        FIELD_OUT_OF_RANGE; ALREADY_EXISTS with REQUEST_ID_REUSED where it has given another amount.
+        """
+
+    @_abc_1.abstractmethod
+    def GetBalance(
+        self,
+        request: _ledger_pb2.GetBalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.Balance, _abc.Awaitable[_ledger_pb2.Balance]]:
+        """Reads what an account has: the caller's own, or with `accounts:admin` any.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLedgerEntries(
+        self,
+        request: _ledger_pb2.ListLedgerEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListLedgerEntriesResponse, _abc.Awaitable[_ledger_pb2.ListLedgerEntriesResponse]]:
+        """Lists an account's ledger, newest first: the caller's own, or with `accounts:admin` any.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+        """
+
+    @_abc_1.abstractmethod
+    def AuditLedgers(
+        self,
+        request: _ledger_pb2.AuditLedgersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.AuditLedgersResponse, _abc.Awaitable[_ledger_pb2.AuditLedgersResponse]]:
+        """Adds every ledger up and compares. Reads all entries."""
+
+    @_abc_1.abstractmethod
+    def HoldCredits(
+        self,
+        request: _ledger_pb2.HoldCreditsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.HoldCreditsResponse, _abc.Awaitable[_ledger_pb2.HoldCreditsResponse]]:
+        """Sets the price of a job aside. Idempotent by job: a hold that is there already counts from now.
+        Errors: FAILED_PRECONDITION with INSUFFICIENT_CREDITS; ALREADY_EXISTS with JOB_EXISTS where the job
+        is another account's, has another price or was paid for; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+        """
+
+    @_abc_1.abstractmethod
+    def SettleHold(
+        self,
+        request: _ledger_pb2.SettleHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.SettleHoldResponse, _abc.Awaitable[_ledger_pb2.SettleHoldResponse]]:
+        """Ends a hold. Idempotent by job: what is settled stays as it is, whatever is asked for."""
+
+    @_abc_1.abstractmethod
+    def ListHolds(
+        self,
+        request: _ledger_pb2.ListHoldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListHoldsResponse, _abc.Awaitable[_ledger_pb2.ListHoldsResponse]]:
+        """Lists the holds that wait for the end of their job."""
+
+    @_abc_1.abstractmethod
+    def RotateWebhookSecret(
+        self,
+        request: _webhook_pb2.RotateWebhookSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhook_pb2.RotateWebhookSecretResponse, _abc.Awaitable[_webhook_pb2.RotateWebhookSecretResponse]]:
+        """Makes a new secret for an account's webhooks and shows it, once: the caller's own account, or with
+        `accounts:admin` any. Not idempotent. For a day webhooks are signed with the one before as well.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+        """
+
+    @_abc_1.abstractmethod
+    def GetWebhookSecrets(
+        self,
+        request: _webhook_pb2.GetWebhookSecretsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhook_pb2.GetWebhookSecretsResponse, _abc.Awaitable[_webhook_pb2.GetWebhookSecretsResponse]]:
+        """Reads what an account's webhooks are signed with."""
 
 def add_AccountsServiceServicer_to_server(servicer: AccountsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

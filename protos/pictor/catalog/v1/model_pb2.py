@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpictor/catalog/v1/model.proto\x12\x11pictor.catalog.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x04\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61liases\x18\x03 \x03(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x30\n\noperations\x18\x07 \x03(\x0e\x32\x1c.pictor.catalog.v1.Operation\x12)\n\x06limits\x18\x08 \x01(\x0b\x32\x19.pictor.catalog.v1.Limits\x12@\n\x12parameter_defaults\x18\t \x01(\x0b\x32$.pictor.catalog.v1.ParameterDefaults\x12\x37\n\nparameters\x18\n \x03(\x0b\x32#.pictor.catalog.v1.ParameterSupport\x12\x31\n\ncheckpoint\x18\x0b \x01(\x0b\x32\x1d.pictor.catalog.v1.Checkpoint\x12\x31\n\x0bnative_size\x18\x0c \x01(\x0b\x32\x17.pictor.catalog.v1.SizeH\x00\x88\x01\x01\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07license\x18\x0e \x01(\t\x12\x0e\n\x06\x64types\x18\x0f \x03(\t\x12\x14\n\x0c\x61\x63\x63\x65leration\x18\x10 \x03(\t:0\xea\x41-\n\x0cpictor/Model\x12\x0emodels/{model}*\x06models2\x05modelB\x0e\n\x0c_native_size\"+\n\x04Size\x12\x10\n\x08width_px\x18\x01 \x01(\x05\x12\x11\n\theight_px\x18\x02 \x01(\x05\"\xfb\x01\n\x06Limits\x12\x18\n\x10min_input_images\x18\x01 \x01(\x05\x12\x18\n\x10max_input_images\x18\x02 \x01(\x05\x12\x18\n\x10max_prompt_chars\x18\x03 \x01(\x05\x12\x13\n\x0bmin_side_px\x18\x04 \x01(\x05\x12\x13\n\x0bmax_side_px\x18\x05 \x01(\x05\x12\x12\n\nmax_pixels\x18\x06 \x01(\x03\x12\x18\n\x10size_multiple_px\x18\x07 \x01(\x05\x12\x16\n\x0emax_step_count\x18\x08 \x01(\x05\x12\x17\n\x0fmax_image_count\x18\t \x01(\x05\x12\x1a\n\x12max_guidance_scale\x18\n \x01(\x01\"\xfb\x01\n\x11ParameterDefaults\x12\x15\n\x08width_px\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\theight_px\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nstep_count\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x15\n\x08strength\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x14\n\x07sampler\x18\x06 \x01(\tH\x05\x88\x01\x01\x42\x0b\n\t_width_pxB\x0c\n\n_height_pxB\r\n\x0b_step_countB\x11\n\x0f_guidance_scaleB\x0b\n\t_strengthB\n\n\x08_sampler\"\xcb\x01\n\x10ParameterSupport\x12\x11\n\tparameter\x18\x01 \x01(\t\x12\x38\n\x05level\x18\x02 \x01(\x0e\x32).pictor.catalog.v1.ParameterSupport.Level\x12\x0e\n\x06reason\x18\x03 \x01(\t\"Z\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLEVEL_SUPPORTED\x10\x01\x12\x11\n\rLEVEL_IGNORED\x10\x02\x12\x12\n\x0eLEVEL_REQUIRED\x10\x03\"R\n\nCheckpoint\x12\x10\n\x06\x66older\x18\x01 \x01(\tH\x00\x12\x0e\n\x04\x66ile\x18\x02 \x01(\tH\x00\x12\x18\n\x0ehub_repository\x18\x03 \x01(\tH\x00\x42\x08\n\x06source*\x8c\x01\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_TEXT_TO_IMAGE\x10\x01\x12\x1c\n\x18OPERATION_IMAGE_TO_IMAGE\x10\x02\x12\x15\n\x11OPERATION_INPAINT\x10\x03\x12\x12\n\x0eOPERATION_EDIT\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpictor/catalog/v1/model.proto\x12\x11pictor.catalog.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x04\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61liases\x18\x03 \x03(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x30\n\noperations\x18\x07 \x03(\x0e\x32\x1c.pictor.catalog.v1.Operation\x12)\n\x06limits\x18\x08 \x01(\x0b\x32\x19.pictor.catalog.v1.Limits\x12@\n\x12parameter_defaults\x18\t \x01(\x0b\x32$.pictor.catalog.v1.ParameterDefaults\x12\x37\n\nparameters\x18\n \x03(\x0b\x32#.pictor.catalog.v1.ParameterSupport\x12\x31\n\ncheckpoint\x18\x0b \x01(\x0b\x32\x1d.pictor.catalog.v1.Checkpoint\x12\x31\n\x0bnative_size\x18\x0c \x01(\x0b\x32\x17.pictor.catalog.v1.SizeH\x00\x88\x01\x01\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07license\x18\x0e \x01(\t\x12\x0e\n\x06\x64types\x18\x0f \x03(\t\x12\x14\n\x0c\x61\x63\x63\x65leration\x18\x10 \x03(\t\x12\x1a\n\x12price_microcredits\x18\x11 \x01(\x03:0\xea\x41-\n\x0cpictor/Model\x12\x0emodels/{model}*\x06models2\x05modelB\x0e\n\x0c_native_size\"+\n\x04Size\x12\x10\n\x08width_px\x18\x01 \x01(\x05\x12\x11\n\theight_px\x18\x02 \x01(\x05\"\xfb\x01\n\x06Limits\x12\x18\n\x10min_input_images\x18\x01 \x01(\x05\x12\x18\n\x10max_input_images\x18\x02 \x01(\x05\x12\x18\n\x10max_prompt_chars\x18\x03 \x01(\x05\x12\x13\n\x0bmin_side_px\x18\x04 \x01(\x05\x12\x13\n\x0bmax_side_px\x18\x05 \x01(\x05\x12\x12\n\nmax_pixels\x18\x06 \x01(\x03\x12\x18\n\x10size_multiple_px\x18\x07 \x01(\x05\x12\x16\n\x0emax_step_count\x18\x08 \x01(\x05\x12\x17\n\x0fmax_image_count\x18\t \x01(\x05\x12\x1a\n\x12max_guidance_scale\x18\n \x01(\x01\"\xfb\x01\n\x11ParameterDefaults\x12\x15\n\x08width_px\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\theight_px\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nstep_count\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x15\n\x08strength\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x14\n\x07sampler\x18\x06 \x01(\tH\x05\x88\x01\x01\x42\x0b\n\t_width_pxB\x0c\n\n_height_pxB\r\n\x0b_step_countB\x11\n\x0f_guidance_scaleB\x0b\n\t_strengthB\n\n\x08_sampler\"\xcb\x01\n\x10ParameterSupport\x12\x11\n\tparameter\x18\x01 \x01(\t\x12\x38\n\x05level\x18\x02 \x01(\x0e\x32).pictor.catalog.v1.ParameterSupport.Level\x12\x0e\n\x06reason\x18\x03 \x01(\t\"Z\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLEVEL_SUPPORTED\x10\x01\x12\x11\n\rLEVEL_IGNORED\x10\x02\x12\x12\n\x0eLEVEL_REQUIRED\x10\x03\"R\n\nCheckpoint\x12\x10\n\x06\x66older\x18\x01 \x01(\tH\x00\x12\x0e\n\x04\x66ile\x18\x02 \x01(\tH\x00\x12\x18\n\x0ehub_repository\x18\x03 \x01(\tH\x00\x42\x08\n\x06source*\x8c\x01\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_TEXT_TO_IMAGE\x10\x01\x12\x1c\n\x18OPERATION_IMAGE_TO_IMAGE\x10\x02\x12\x15\n\x11OPERATION_INPAINT\x10\x03\x12\x12\n\x0eOPERATION_EDIT\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,20 +38,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_MODEL']._loaded_options = None
   _globals['_MODEL']._serialized_options = b'\352A-\n\014pictor/Model\022\016models/{model}*\006models2\005model'
-  _globals['_OPERATION']._serialized_start=1598
-  _globals['_OPERATION']._serialized_end=1738
+  _globals['_OPERATION']._serialized_start=1626
+  _globals['_OPERATION']._serialized_end=1766
   _globals['_MODEL']._serialized_start=146
-  _globals['_MODEL']._serialized_end=752
-  _globals['_SIZE']._serialized_start=754
-  _globals['_SIZE']._serialized_end=797
-  _globals['_LIMITS']._serialized_start=800
-  _globals['_LIMITS']._serialized_end=1051
-  _globals['_PARAMETERDEFAULTS']._serialized_start=1054
-  _globals['_PARAMETERDEFAULTS']._serialized_end=1305
-  _globals['_PARAMETERSUPPORT']._serialized_start=1308
-  _globals['_PARAMETERSUPPORT']._serialized_end=1511
-  _globals['_PARAMETERSUPPORT_LEVEL']._serialized_start=1421
-  _globals['_PARAMETERSUPPORT_LEVEL']._serialized_end=1511
-  _globals['_CHECKPOINT']._serialized_start=1513
-  _globals['_CHECKPOINT']._serialized_end=1595
+  _globals['_MODEL']._serialized_end=780
+  _globals['_SIZE']._serialized_start=782
+  _globals['_SIZE']._serialized_end=825
+  _globals['_LIMITS']._serialized_start=828
+  _globals['_LIMITS']._serialized_end=1079
+  _globals['_PARAMETERDEFAULTS']._serialized_start=1082
+  _globals['_PARAMETERDEFAULTS']._serialized_end=1333
+  _globals['_PARAMETERSUPPORT']._serialized_start=1336
+  _globals['_PARAMETERSUPPORT']._serialized_end=1539
+  _globals['_PARAMETERSUPPORT_LEVEL']._serialized_start=1449
+  _globals['_PARAMETERSUPPORT_LEVEL']._serialized_end=1539
+  _globals['_CHECKPOINT']._serialized_start=1541
+  _globals['_CHECKPOINT']._serialized_end=1623
 # @@protoc_insertion_point(module_scope)

@@ -78,6 +78,7 @@ class Model(_message.Message):
     LICENSE_FIELD_NUMBER: _builtins.int
     DTYPES_FIELD_NUMBER: _builtins.int
     ACCELERATION_FIELD_NUMBER: _builtins.int
+    PRICE_MICROCREDITS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Identifies the model: `models/` and the id by which the public APIs know it. Ids have slashes
     (`models/black-forest-labs/FLUX.1-dev`); everything after the first slash is the id, and no
@@ -95,6 +96,10 @@ class Model(_message.Message):
     """Says in a sentence what the model is for."""
     license: _builtins.str
     """Names the SPDX id of the weights' licence, or a short name where there is none. May be empty."""
+    price_microcredits: _builtins.int
+    """Is what drawing costs an account that pays: micro-credits for a megapixel and a step, 0 to 10^12.
+    A generation costs its pixels times its steps times its images times this, rounded up. 0: nothing.
+    """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Lists other ids under which GetModel finds this model, e.g. a checkpoint's file name."""
@@ -163,10 +168,11 @@ class Model(_message.Message):
         license: _builtins.str = ...,
         dtypes: _abc.Iterable[_builtins.str] | None = ...,
         acceleration: _abc.Iterable[_builtins.str] | None = ...,
+        price_microcredits: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_native_size", b"_native_size", "checkpoint", b"checkpoint", "create_time", b"create_time", "limits", b"limits", "native_size", b"native_size", "parameter_defaults", b"parameter_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_native_size", b"_native_size", "acceleration", b"acceleration", "aliases", b"aliases", "checkpoint", b"checkpoint", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "dtypes", b"dtypes", "family", b"family", "license", b"license", "limits", b"limits", "name", b"name", "native_size", b"native_size", "operations", b"operations", "owner", b"owner", "parameter_defaults", b"parameter_defaults", "parameters", b"parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_native_size", b"_native_size", "acceleration", b"acceleration", "aliases", b"aliases", "checkpoint", b"checkpoint", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "dtypes", b"dtypes", "family", b"family", "license", b"license", "limits", b"limits", "name", b"name", "native_size", b"native_size", "operations", b"operations", "owner", b"owner", "parameter_defaults", b"parameter_defaults", "parameters", b"parameters", "price_microcredits", b"price_microcredits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__native_size: _TypeAlias = _typing.Literal["native_size"]  # noqa: Y015
     _WhichOneofArgType__native_size: _TypeAlias = _typing.Literal["_native_size", b"_native_size"]  # noqa: Y015

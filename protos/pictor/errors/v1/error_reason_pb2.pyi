@@ -141,6 +141,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED. The route exists, but not for this method.
     {"reason": "METHOD_NOT_ALLOWED", "metadata": {"allow": "GET, HEAD"}}
     """
+    ERROR_REASON_INSUFFICIENT_CREDITS: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION. The balance does not cover the price of the job. Both in micro-credits.
+    {"reason": "INSUFFICIENT_CREDITS", "metadata": {"price": "9437184", "balance": "1000000"}}
+    """
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 38
+    """ALREADY_EXISTS. A request id was used before, for something else.
+    {"reason": "REQUEST_ID_REUSED", "metadata": {"request_id": "invoice-17"}}
+    """
+    ERROR_REASON_WEBHOOK_SECRET_MISSING: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION. A webhook is wanted, and the account has no secret to sign it with.
+    {"reason": "WEBHOOK_SECRET_MISSING"}
+    """
     ERROR_REASON_JOB_STATE_CONFLICT: _ErrorReason.ValueType  # 40
     """FAILED_PRECONDITION. The job is in a state that does not permit this.
     {"reason": "JOB_STATE_CONFLICT", "metadata": {"state": "STATE_SUCCEEDED"}}
@@ -153,6 +165,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS. The id that the caller chose for its job is taken, by whomever.
     {"reason": "JOB_EXISTS", "metadata": {"job": "jobs/5f0c"}}
     """
+    ERROR_REASON_IDEMPOTENCY_KEY_REUSED: _ErrorReason.ValueType  # 43
+    """INVALID_ARGUMENT. The idempotency key was used before, for another request.
+    {"reason": "IDEMPOTENCY_KEY_REUSED", "metadata": {"field": "idempotency_key"}}
+    """
+    ERROR_REASON_REQUEST_IN_PROGRESS: _ErrorReason.ValueType  # 44
+    """FAILED_PRECONDITION. The first request with this idempotency key is still being answered.
+    {"reason": "REQUEST_IN_PROGRESS", "metadata": {"job": "jobs/c3b1e0e7-2f7c-4c66-bd13-97b6c2b87f1d"}}
+    """
     ERROR_REASON_MODEL_NOT_SERVING: _ErrorReason.ValueType  # 50
     """UNAVAILABLE. The model is known, but nothing serves it now. RetryInfo says when to ask again.
     {"reason": "MODEL_NOT_SERVING", "metadata": {"model": "models/a/b"}}
@@ -164,6 +184,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 52
     """DEADLINE_EXCEEDED. The caller's deadline, or the job's time limit, has passed.
     {"reason": "DEADLINE_EXCEEDED"}
+    """
+    ERROR_REASON_RATE_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 70
+    """RESOURCE_EXHAUSTED. The key makes too many requests a minute.
+    {"reason": "RATE_LIMIT_EXCEEDED", "metadata": {"limit": "60"}}
+    """
+    ERROR_REASON_TOO_MANY_JOBS: _ErrorReason.ValueType  # 71
+    """RESOURCE_EXHAUSTED. The account has as many unfinished jobs as it may have.
+    {"reason": "TOO_MANY_JOBS", "metadata": {"limit": "100"}}
+    """
+    ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 72
+    """RESOURCE_EXHAUSTED. The queue of all accounts together is full.
+    {"reason": "QUEUE_FULL", "metadata": {"limit": "10000"}}
     """
     ERROR_REASON_JOB_CANCELED: _ErrorReason.ValueType  # 60
     """CANCELLED. The job was canceled before it finished.
@@ -309,6 +341,18 @@ ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 36
 """UNIMPLEMENTED. The route exists, but not for this method.
 {"reason": "METHOD_NOT_ALLOWED", "metadata": {"allow": "GET, HEAD"}}
 """
+ERROR_REASON_INSUFFICIENT_CREDITS: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION. The balance does not cover the price of the job. Both in micro-credits.
+{"reason": "INSUFFICIENT_CREDITS", "metadata": {"price": "9437184", "balance": "1000000"}}
+"""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 38
+"""ALREADY_EXISTS. A request id was used before, for something else.
+{"reason": "REQUEST_ID_REUSED", "metadata": {"request_id": "invoice-17"}}
+"""
+ERROR_REASON_WEBHOOK_SECRET_MISSING: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION. A webhook is wanted, and the account has no secret to sign it with.
+{"reason": "WEBHOOK_SECRET_MISSING"}
+"""
 ERROR_REASON_JOB_STATE_CONFLICT: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION. The job is in a state that does not permit this.
 {"reason": "JOB_STATE_CONFLICT", "metadata": {"state": "STATE_SUCCEEDED"}}
@@ -321,6 +365,14 @@ ERROR_REASON_JOB_EXISTS: ErrorReason.ValueType  # 42
 """ALREADY_EXISTS. The id that the caller chose for its job is taken, by whomever.
 {"reason": "JOB_EXISTS", "metadata": {"job": "jobs/5f0c"}}
 """
+ERROR_REASON_IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 43
+"""INVALID_ARGUMENT. The idempotency key was used before, for another request.
+{"reason": "IDEMPOTENCY_KEY_REUSED", "metadata": {"field": "idempotency_key"}}
+"""
+ERROR_REASON_REQUEST_IN_PROGRESS: ErrorReason.ValueType  # 44
+"""FAILED_PRECONDITION. The first request with this idempotency key is still being answered.
+{"reason": "REQUEST_IN_PROGRESS", "metadata": {"job": "jobs/c3b1e0e7-2f7c-4c66-bd13-97b6c2b87f1d"}}
+"""
 ERROR_REASON_MODEL_NOT_SERVING: ErrorReason.ValueType  # 50
 """UNAVAILABLE. The model is known, but nothing serves it now. RetryInfo says when to ask again.
 {"reason": "MODEL_NOT_SERVING", "metadata": {"model": "models/a/b"}}
@@ -332,6 +384,18 @@ ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 51
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 52
 """DEADLINE_EXCEEDED. The caller's deadline, or the job's time limit, has passed.
 {"reason": "DEADLINE_EXCEEDED"}
+"""
+ERROR_REASON_RATE_LIMIT_EXCEEDED: ErrorReason.ValueType  # 70
+"""RESOURCE_EXHAUSTED. The key makes too many requests a minute.
+{"reason": "RATE_LIMIT_EXCEEDED", "metadata": {"limit": "60"}}
+"""
+ERROR_REASON_TOO_MANY_JOBS: ErrorReason.ValueType  # 71
+"""RESOURCE_EXHAUSTED. The account has as many unfinished jobs as it may have.
+{"reason": "TOO_MANY_JOBS", "metadata": {"limit": "100"}}
+"""
+ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 72
+"""RESOURCE_EXHAUSTED. The queue of all accounts together is full.
+{"reason": "QUEUE_FULL", "metadata": {"limit": "10000"}}
 """
 ERROR_REASON_JOB_CANCELED: ErrorReason.ValueType  # 60
 """CANCELLED. The job was canceled before it finished.

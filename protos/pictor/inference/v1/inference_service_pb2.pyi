@@ -36,10 +36,15 @@ class CreateJobRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    WEBHOOK_URL_FIELD_NUMBER: _builtins.int
     dialect: _builtins.str
     """Names the public API through which the request came. At most 63 characters; empty for gRPC."""
     validate_only: _builtins.bool
-    """Checks everything and queues nothing; the answer has no name."""
+    """Checks everything but the input assets and the balance, and queues nothing. The answer has no name;
+    it is a quote: price, expected duration and the place in the queue.
+    """
     priority: _builtins.int
     """Puts the job before others or behind them: -10 to 10. Each step of it is worth a minute of waiting.
     Omitted: 0. Above 0 only with the scope `accounts:admin`: PERMISSION_DENIED with SCOPE_MISSING.
@@ -53,6 +58,19 @@ class CreateJobRequest(_message.Message):
     """Refuses the request if a parameter that it sets would be clamped or ignored, those of `receipt`
     included: INVALID_ARGUMENT with PARAMETER_NOT_HONOURED, which names each of them. Omitted: such
     parameters are only noted in the job's receipt.
+    """
+    idempotency_key: _builtins.str
+    """Makes the request safe to repeat: the same key of the same account gives the same job, for at least a
+    day. At most 255 characters. Empty: each request makes a job. INVALID_ARGUMENT with
+    IDEMPOTENCY_KEY_REUSED if the key came with another request before. A request that is refused
+    leaves its key unused.
+    """
+    request_fingerprint: _builtins.bytes
+    """Tells requests with one key apart, at most 64 bytes. Empty: the request itself does."""
+    webhook_url: _builtins.str
+    """Is told when the job has ended: an absolute URL with http or https whose host is public. It gets a
+    POST signed by the Standard Webhooks scheme, again and again for a day until it answers 2xx. The
+    account needs a secret, see RotateWebhookSecret: FAILED_PRECONDITION with WEBHOOK_SECRET_MISSING.
     """
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
@@ -72,10 +90,13 @@ class CreateJobRequest(_message.Message):
         priority: _builtins.int = ...,
         job_id: _builtins.str = ...,
         strict: _builtins.bool = ...,
+        idempotency_key: _builtins.str = ...,
+        request_fingerprint: _builtins.bytes = ...,
+        webhook_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "strict", b"strict", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "idempotency_key", b"idempotency_key", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "request_fingerprint", b"request_fingerprint", "strict", b"strict", "validate_only", b"validate_only", "webhook_url", b"webhook_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -265,16 +286,20 @@ class RetryJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Names it: `jobs/{job}`."""
+    idempotency_key: _builtins.str
+    """Makes the request safe to repeat, as in CreateJobRequest."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from pictor.inference.v1 import inference_service_pb2 as _inference_service_pb2
 from pictor.inference.v1 import job_pb2 as _job_pb2
+from pictor.inference.v1 import webhook_pb2 as _webhook_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -36,12 +37,12 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     CreateJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CreateJobRequest, _job_pb2.Job]
     """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-    images; sizes, steps and all else; the input assets; the model is being served. Nothing is queued
-    when a check fails. Not idempotent, but with `job_id` it makes at most one job.
+    images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
+    price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
     Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
     FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
     OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-    MODEL_NOT_SERVING.
+    MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
@@ -69,6 +70,10 @@ class InferenceServiceStub:
     """
     ListSamplers: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListSamplersRequest, _inference_service_pb2.ListSamplersResponse]
     """Lists the samplers and schedules that a request may name."""
+    ListWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_webhook_pb2.ListWebhookDeliveriesRequest, _webhook_pb2.ListWebhookDeliveriesResponse]
+    """Lists the attempts to tell the account's webhooks of the ends of jobs, newest first.
+    Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]
     """Sends the job as it is, at once; then each change of state and, at most four times a second, the
     progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -82,12 +87,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CreateJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-    images; sizes, steps and all else; the input assets; the model is being served. Nothing is queued
-    when a check fails. Not idempotent, but with `job_id` it makes at most one job.
+    images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
+    price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
     Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
     FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
     OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-    MODEL_NOT_SERVING.
+    MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Reads one job. Errors: NOT_FOUND with JOB_NOT_FOUND, also for another account's job."""
@@ -115,6 +120,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """
     ListSamplers: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListSamplersRequest, _inference_service_pb2.ListSamplersResponse]  # type: ignore[assignment]
     """Lists the samplers and schedules that a request may name."""
+    ListWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_webhook_pb2.ListWebhookDeliveriesRequest, _webhook_pb2.ListWebhookDeliveriesResponse]  # type: ignore[assignment]
+    """Lists the attempts to tell the account's webhooks of the ends of jobs, newest first.
+    Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+    """
     WatchJob: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Sends the job as it is, at once; then each change of state and, at most four times a second, the
     progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -131,12 +140,12 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
         """Admits a job. Checks, in this order: the model exists; the prompt's length and the number of input
-        images; sizes, steps and all else; the input assets; the model is being served. Nothing is queued
-        when a check fails. Not idempotent, but with `job_id` it makes at most one job.
+        images; sizes, steps and all else; the input assets; the model is being served; the balance covers the
+        price. Nothing is queued when a check fails. Not idempotent, but with `job_id` it makes at most one job.
         Errors: NOT_FOUND with MODEL_NOT_FOUND or ASSET_NOT_FOUND; INVALID_ARGUMENT with FIELD_REQUIRED,
         FIELD_INVALID, FIELD_OUT_OF_RANGE, FIELD_UNSUPPORTED, PROMPT_TOO_LONG, INPUT_IMAGE_COUNT,
         OPERATION_UNSUPPORTED or PARAMETER_NOT_HONOURED; ALREADY_EXISTS with JOB_EXISTS; UNAVAILABLE with
-        MODEL_NOT_SERVING.
+        MODEL_NOT_SERVING; FAILED_PRECONDITION with INSUFFICIENT_CREDITS.
         """
 
     @_abc_1.abstractmethod
@@ -200,6 +209,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ListSamplersResponse, _abc.Awaitable[_inference_service_pb2.ListSamplersResponse]]:
         """Lists the samplers and schedules that a request may name."""
+
+    @_abc_1.abstractmethod
+    def ListWebhookDeliveries(
+        self,
+        request: _webhook_pb2.ListWebhookDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhook_pb2.ListWebhookDeliveriesResponse, _abc.Awaitable[_webhook_pb2.ListWebhookDeliveriesResponse]]:
+        """Lists the attempts to tell the account's webhooks of the ends of jobs, newest first.
+        Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+        """
 
     @_abc_1.abstractmethod
     def WatchJob(

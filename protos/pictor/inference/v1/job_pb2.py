@@ -31,7 +31,7 @@ from pictor.inference.v1 import generation_pb2 as pictor_dot_inference_dot_v1_do
 from pictor.inference.v1 import progress_pb2 as pictor_dot_inference_dot_v1_dot_progress__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpictor/inference/v1/job.proto\x12\x13pictor.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a$pictor/inference/v1/generation.proto\x1a\"pictor/inference/v1/progress.proto\"\xc1\x07\n\x03Job\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x61\x63\x63ount\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32\x1e.pictor.inference.v1.Job.StateB\x04\xe2\x41\x01\x03\x12\x39\n\ngeneration\x18\x04 \x01(\x0b\x32\x1f.pictor.inference.v1.GenerationB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64ialect\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x36\n\x06result\x18\x06 \x01(\x0b\x32\x1e.pictor.inference.v1.JobResultB\x04\xe2\x41\x01\x03H\x00\x12)\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03H\x00\x12\x35\n\x08progress\x18\x08 \x01(\x0b\x32\x1d.pictor.inference.v1.ProgressB\x04\xe2\x41\x01\x03\x12\x16\n\x08revision\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rattempt_count\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x39\n\x07receipt\x18\x0b \x03(\x0b\x32\".pictor.inference.v1.ParameterNoteB\x04\xe2\x41\x01\x03\x12\x17\n\tserved_by\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nrequest_id\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x66inish_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x16\n\x08priority\x18\x11 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08retry_of\x18\x12 \x01(\tB\x04\xe2\x41\x01\x03\x12\x38\n\x07preview\x18\x14 \x01(\x0b\x32\x1c.pictor.inference.v1.PreviewB\x04\xe2\x41\x01\x03H\x01\x88\x01\x01\"~\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x12\n\x0eSTATE_CANCELED\x10\x05:&\xea\x41#\n\npictor/Job\x12\njobs/{job}*\x04jobs2\x03jobB\t\n\x07outcomeB\n\n\x08_preview\"o\n\tJobResult\x12\x33\n\x06images\x18\x01 \x03(\x0b\x32#.pictor.inference.v1.GeneratedImage\x12-\n\x07timings\x18\x02 \x01(\x0b\x32\x1c.pictor.inference.v1.Timings\"\x97\x01\n\x0eGeneratedImage\x12\r\n\x05\x61sset\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\r\x12\x10\n\x08width_px\x18\x04 \x01(\x05\x12\x11\n\theight_px\x18\x05 \x01(\x05\x12\x12\n\nmedia_type\x18\x06 \x01(\t\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x0e\n\x06sha256\x18\x08 \x01(\t\"\x8a\x01\n\x07Timings\x12\'\n\x04load\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05store\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9d\x02\n\rParameterNote\x12\x11\n\tparameter\x18\x01 \x01(\t\x12?\n\ttreatment\x18\x02 \x01(\x0e\x32,.pictor.inference.v1.ParameterNote.Treatment\x12\x11\n\trequested\x18\x03 \x01(\t\x12\x0c\n\x04used\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x86\x01\n\tTreatment\x12\x19\n\x15TREATMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12TREATMENT_HONOURED\x10\x01\x12\x18\n\x14TREATMENT_TRANSLATED\x10\x02\x12\x15\n\x11TREATMENT_CLAMPED\x10\x03\x12\x15\n\x11TREATMENT_IGNORED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpictor/inference/v1/job.proto\x12\x13pictor.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a$pictor/inference/v1/generation.proto\x1a\"pictor/inference/v1/progress.proto\"\xf3\x08\n\x03Job\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x61\x63\x63ount\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32\x1e.pictor.inference.v1.Job.StateB\x04\xe2\x41\x01\x03\x12\x39\n\ngeneration\x18\x04 \x01(\x0b\x32\x1f.pictor.inference.v1.GenerationB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64ialect\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x36\n\x06result\x18\x06 \x01(\x0b\x32\x1e.pictor.inference.v1.JobResultB\x04\xe2\x41\x01\x03H\x00\x12)\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03H\x00\x12\x35\n\x08progress\x18\x08 \x01(\x0b\x32\x1d.pictor.inference.v1.ProgressB\x04\xe2\x41\x01\x03\x12\x16\n\x08revision\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rattempt_count\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x39\n\x07receipt\x18\x0b \x03(\x0b\x32\".pictor.inference.v1.ParameterNoteB\x04\xe2\x41\x01\x03\x12\x17\n\tserved_by\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nrequest_id\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x66inish_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x16\n\x08priority\x18\x11 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08retry_of\x18\x12 \x01(\tB\x04\xe2\x41\x01\x03\x12 \n\x12price_microcredits\x18\x15 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1f\n\x11\x63ost_microcredits\x18\x16 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12:\n\x11\x65xpected_duration\x18\x17 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12\x16\n\x08replayed\x18\x19 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bwebhook_url\x18\x18 \x01(\tB\x04\xe2\x41\x01\x03\x12\x38\n\x07preview\x18\x14 \x01(\x0b\x32\x1c.pictor.inference.v1.PreviewB\x04\xe2\x41\x01\x03H\x01\x88\x01\x01\"~\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x12\n\x0eSTATE_CANCELED\x10\x05:&\xea\x41#\n\npictor/Job\x12\njobs/{job}*\x04jobs2\x03jobB\t\n\x07outcomeB\n\n\x08_preview\"o\n\tJobResult\x12\x33\n\x06images\x18\x01 \x03(\x0b\x32#.pictor.inference.v1.GeneratedImage\x12-\n\x07timings\x18\x02 \x01(\x0b\x32\x1c.pictor.inference.v1.Timings\"\x97\x01\n\x0eGeneratedImage\x12\r\n\x05\x61sset\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\r\x12\x10\n\x08width_px\x18\x04 \x01(\x05\x12\x11\n\theight_px\x18\x05 \x01(\x05\x12\x12\n\nmedia_type\x18\x06 \x01(\t\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x0e\n\x06sha256\x18\x08 \x01(\t\"\x8a\x01\n\x07Timings\x12\'\n\x04load\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05store\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9d\x02\n\rParameterNote\x12\x11\n\tparameter\x18\x01 \x01(\t\x12?\n\ttreatment\x18\x02 \x01(\x0e\x32,.pictor.inference.v1.ParameterNote.Treatment\x12\x11\n\trequested\x18\x03 \x01(\t\x12\x0c\n\x04used\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x86\x01\n\tTreatment\x12\x19\n\x15TREATMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12TREATMENT_HONOURED\x10\x01\x12\x18\n\x14TREATMENT_TRANSLATED\x10\x02\x12\x15\n\x11TREATMENT_CLAMPED\x10\x03\x12\x15\n\x11TREATMENT_IGNORED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -74,22 +74,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOB'].fields_by_name['priority']._serialized_options = b'\342A\001\003'
   _globals['_JOB'].fields_by_name['retry_of']._loaded_options = None
   _globals['_JOB'].fields_by_name['retry_of']._serialized_options = b'\342A\001\003'
+  _globals['_JOB'].fields_by_name['price_microcredits']._loaded_options = None
+  _globals['_JOB'].fields_by_name['price_microcredits']._serialized_options = b'\342A\001\003'
+  _globals['_JOB'].fields_by_name['cost_microcredits']._loaded_options = None
+  _globals['_JOB'].fields_by_name['cost_microcredits']._serialized_options = b'\342A\001\003'
+  _globals['_JOB'].fields_by_name['expected_duration']._loaded_options = None
+  _globals['_JOB'].fields_by_name['expected_duration']._serialized_options = b'\342A\001\003'
+  _globals['_JOB'].fields_by_name['replayed']._loaded_options = None
+  _globals['_JOB'].fields_by_name['replayed']._serialized_options = b'\342A\001\003'
+  _globals['_JOB'].fields_by_name['webhook_url']._loaded_options = None
+  _globals['_JOB'].fields_by_name['webhook_url']._serialized_options = b'\342A\001\003'
   _globals['_JOB'].fields_by_name['preview']._loaded_options = None
   _globals['_JOB'].fields_by_name['preview']._serialized_options = b'\342A\001\003'
   _globals['_JOB']._loaded_options = None
   _globals['_JOB']._serialized_options = b'\352A#\n\npictor/Job\022\njobs/{job}*\004jobs2\003job'
   _globals['_JOB']._serialized_start=279
-  _globals['_JOB']._serialized_end=1240
-  _globals['_JOB_STATE']._serialized_start=1051
-  _globals['_JOB_STATE']._serialized_end=1177
-  _globals['_JOBRESULT']._serialized_start=1242
-  _globals['_JOBRESULT']._serialized_end=1353
-  _globals['_GENERATEDIMAGE']._serialized_start=1356
-  _globals['_GENERATEDIMAGE']._serialized_end=1507
-  _globals['_TIMINGS']._serialized_start=1510
-  _globals['_TIMINGS']._serialized_end=1648
-  _globals['_PARAMETERNOTE']._serialized_start=1651
-  _globals['_PARAMETERNOTE']._serialized_end=1936
-  _globals['_PARAMETERNOTE_TREATMENT']._serialized_start=1802
-  _globals['_PARAMETERNOTE_TREATMENT']._serialized_end=1936
+  _globals['_JOB']._serialized_end=1418
+  _globals['_JOB_STATE']._serialized_start=1229
+  _globals['_JOB_STATE']._serialized_end=1355
+  _globals['_JOBRESULT']._serialized_start=1420
+  _globals['_JOBRESULT']._serialized_end=1531
+  _globals['_GENERATEDIMAGE']._serialized_start=1534
+  _globals['_GENERATEDIMAGE']._serialized_end=1685
+  _globals['_TIMINGS']._serialized_start=1688
+  _globals['_TIMINGS']._serialized_end=1826
+  _globals['_PARAMETERNOTE']._serialized_start=1829
+  _globals['_PARAMETERNOTE']._serialized_end=2114
+  _globals['_PARAMETERNOTE_TREATMENT']._serialized_start=1980
+  _globals['_PARAMETERNOTE_TREATMENT']._serialized_end=2114
 # @@protoc_insertion_point(module_scope)

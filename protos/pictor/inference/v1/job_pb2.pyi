@@ -87,6 +87,11 @@ class Job(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     RETRY_OF_FIELD_NUMBER: _builtins.int
+    PRICE_MICROCREDITS_FIELD_NUMBER: _builtins.int
+    COST_MICROCREDITS_FIELD_NUMBER: _builtins.int
+    EXPECTED_DURATION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    WEBHOOK_URL_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Identifies the job: `jobs/{job}`. The id is opaque to clients (a UUID, version 4)."""
@@ -108,6 +113,18 @@ class Job(_message.Message):
     """Is CreateJobRequest.priority."""
     retry_of: _builtins.str
     """Names the job of which this one is the repetition: `jobs/{job}`. Empty: it repeats none."""
+    price_microcredits: _builtins.int
+    """Is set aside for the job while it goes on, in micro-credits. Omitted where nothing is: the model is
+    free, or the account unlimited. In the answer to validate_only: what would be set aside.
+    """
+    cost_microcredits: _builtins.int
+    """Is what the job has cost, in micro-credits. Only set once it has succeeded."""
+    replayed: _builtins.bool
+    """Says, in the answer to CreateJob and RetryJob, that an earlier request with the same idempotency key has
+    made the job.
+    """
+    webhook_url: _builtins.str
+    """Is CreateJobRequest.webhook_url."""
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
         """Is what is drawn, with defaults merged and the seed chosen."""
@@ -141,6 +158,13 @@ class Job(_message.Message):
         """Is set when the job is terminal."""
 
     @_builtins.property
+    def expected_duration(self) -> _duration_pb2.Duration:
+        """Is how long it will be until the job is drawn, to judge from the jobs of late, the wait included.
+        Only set while the job is queued, and in the answer to validate_only; absent while too few jobs
+        have been seen to tell.
+        """
+
+    @_builtins.property
     def preview(self) -> _progress_pb2.Preview:
         """Is the newest preview, while the job runs; only where GetJobRequest.include_preview asked for it."""
 
@@ -165,11 +189,16 @@ class Job(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         priority: _builtins.int = ...,
         retry_of: _builtins.str = ...,
+        price_microcredits: _builtins.int = ...,
+        cost_microcredits: _builtins.int = ...,
+        expected_duration: _duration_pb2.Duration | None = ...,
+        replayed: _builtins.bool = ...,
+        webhook_url: _builtins.str = ...,
         preview: _progress_pb2.Preview | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "generation", b"generation", "outcome", b"outcome", "preview", b"preview", "progress", b"progress", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "create_time", b"create_time", "error", b"error", "expected_duration", b"expected_duration", "finish_time", b"finish_time", "generation", b"generation", "outcome", b"outcome", "preview", b"preview", "progress", b"progress", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "account", b"account", "attempt_count", b"attempt_count", "create_time", b"create_time", "dialect", b"dialect", "error", b"error", "finish_time", b"finish_time", "generation", b"generation", "name", b"name", "outcome", b"outcome", "preview", b"preview", "priority", b"priority", "progress", b"progress", "receipt", b"receipt", "request_id", b"request_id", "result", b"result", "retry_of", b"retry_of", "revision", b"revision", "served_by", b"served_by", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "account", b"account", "attempt_count", b"attempt_count", "cost_microcredits", b"cost_microcredits", "create_time", b"create_time", "dialect", b"dialect", "error", b"error", "expected_duration", b"expected_duration", "finish_time", b"finish_time", "generation", b"generation", "name", b"name", "outcome", b"outcome", "preview", b"preview", "price_microcredits", b"price_microcredits", "priority", b"priority", "progress", b"progress", "receipt", b"receipt", "replayed", b"replayed", "request_id", b"request_id", "result", b"result", "retry_of", b"retry_of", "revision", b"revision", "served_by", b"served_by", "start_time", b"start_time", "state", b"state", "webhook_url", b"webhook_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preview: _TypeAlias = _typing.Literal["preview"]  # noqa: Y015
     _WhichOneofArgType__preview: _TypeAlias = _typing.Literal["_preview", b"_preview"]  # noqa: Y015
