@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 import structlog
+from google.protobuf import duration_pb2
 
 from gateway import assets
 from gateway.dialect import Order
@@ -45,6 +46,7 @@ async def submit(
     job_id: str = "",
     strict: bool = False,
     once: Once = ALONE,
+    result_seconds: float | None = None,
 ) -> job_pb2.Job:
     """
     Make a job, storing its images on the way.
@@ -57,6 +59,7 @@ async def submit(
         strict: Refuse the request if a parameter of it would be clamped or ignored.
         once: What makes the request the same as an earlier one; then nothing is stored, and the
             answer is that one's job.
+        result_seconds: How long the results are kept; None until they are deleted.
 
     Checks come in this order: model, limits, every image, whether the model is served. Only then is
     anything stored; what was stored goes away again if the job is refused after all.
@@ -72,6 +75,7 @@ async def submit(
         strict=strict,
         idempotency_key=once.key,
         request_fingerprint=once.fingerprint,
+        result_ttl=duration_pb2.Duration(seconds=int(result_seconds)) if result_seconds else None,
     )
     files = [*order.input_images, *([order.mask] if order.mask else [])]
     if not files:

@@ -1011,6 +1011,11 @@ DIALECT = Dialect(
                 method="GET",
                 path=f"/api/inference/assets/{{asset_id}}{slash}",
                 summary="Send an image; its URL cannot be guessed",
+                query={
+                    "width": integer(64, 1024, "Of a thumbnail: 64, 128, 256, 512 or 1024 pixels."),
+                    "expires": text("Of a signed URL."),
+                    "signature": text("Of a signed URL."),
+                },
                 decode=lambda call: call.path["asset_id"],
             )
             for slash in ("/", "")

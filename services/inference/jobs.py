@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import structlog
+from google.protobuf import duration_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
@@ -100,6 +101,7 @@ class Jobs:
         price: int = 0,
         key: Key = NO_KEY,
         webhook_url: str = "",
+        result_ttl: duration_pb2.Duration | None = None,
     ) -> job_pb2.Job:
         """
         Queue an admitted generation; the job is durable when this returns.
@@ -126,6 +128,7 @@ class Jobs:
             retry_of=retry_of,
             price_microcredits=price,
             webhook_url=webhook_url,
+            result_ttl=result_ttl,
         )
         if not await self._store.insert(job, key, work_us(generation)):
             # A twin may have come first; what was held for this one is given back later.

@@ -34,6 +34,7 @@ from services.inference.admission import (
     check_limits,
     check_origin,
     check_priority,
+    checked_ttl,
     ignored,
     model_id,
 )
@@ -103,6 +104,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             )
         check_origin(request.dialect, request.receipt)
         check_priority(request.priority, caller())
+        result_ttl = checked_ttl(request)
         await self._webhooks.check(request.webhook_url, caller().account)
         model = await self._model(asked.model)
         check_limits(asked, model)
@@ -140,6 +142,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             price=held,
             key=key,
             webhook_url=request.webhook_url,
+            result_ttl=result_ttl,
         )
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
@@ -182,6 +185,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             retry_of=before.name,
             key=key,
             webhook_url=before.webhook_url,
+            result_ttl=before.result_ttl if before.HasField("result_ttl") else None,
             job_id=job_id,
             price=await self._charging.hold(f"jobs/{job_id}", caller().account, price),
         )

@@ -15,7 +15,7 @@ from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
 from services.rpc.server import Served, running_server, stop_of
-from services.rpc.settings import SettingError, duration, setting
+from services.rpc.settings import SettingError, duration, setting, switch
 from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
@@ -23,7 +23,10 @@ from services.storage.decoding.pool import Decoders
 from services.storage.remote import RemoteImages
 from services.storage.resizing import Resizer
 from services.storage.servicer import StorageServicer
+from services.storage.sharing import SharedAssets
 from services.storage.store import open_store
+from services.storage.thumbnails import Thumbnails
+from services.storage.urls import AssetUrls, own_key, url_keys
 
 SERVICE = storage_service_pb2.DESCRIPTOR.services_by_name["StorageService"]
 
@@ -55,6 +58,24 @@ class Settings(ProcessSettings):
         duration,
         "How long an image waits on disk for a back end that does not answer, in seconds.",
     )
+    redirects: bool = setting(
+        "PICTOR_STORAGE_REDIRECT",
+        "false",
+        switch,
+        "Whether readers of assets are sent to S3's own signed URLs.",
+    )
+    retention_seconds: float = setting(
+        "PICTOR_ASSET_RETENTION",
+        "0",
+        duration,
+        "How long generated images are kept at most, in seconds; 0: until somebody deletes them.",
+    )
+    url_keys: tuple[str, ...] = setting(
+        "PICTOR_URL_KEYS",
+        "",
+        url_keys,
+        "Secrets that sign URLs of assets, newest first, with commas; empty: one in data folder.",
+    )
     fetch_networks: tuple[Network, ...] = setting(
         "PICTOR_FETCH_NETWORKS",
         "",
@@ -84,7 +105,10 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     """
     token = await asyncio.to_thread(service_token, settings.data_dir)
     spool_dir = settings.data_dir / "spool"
-    await asyncio.to_thread(spool_dir.mkdir, exist_ok=True)
+    thumbnail_dir = settings.data_dir / "thumbnails"
+    for folder in (spool_dir, thumbnail_dir):
+        await asyncio.to_thread(folder.mkdir, exist_ok=True)
+    keys = settings.url_keys or (await asyncio.to_thread(own_key, settings.data_dir),)
     async with contextlib.AsyncExitStack() as stack:
         backend = await asyncio.to_thread(_backend, settings.storage)
         stack.push_async_callback(backend.close)
@@ -96,9 +120,19 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         decoders = Decoders()
         stack.push_async_callback(decoders.close)
         await stack.enter_async_context(_meanwhile(decoders.warm()))
-        assets = Assets(store, backend, decoders, spool_dir, settings.patience_seconds)
+        assets = Assets(
+            store,
+            backend,
+            decoders,
+            spool_dir,
+            patience_seconds=settings.patience_seconds,
+            retention_seconds=settings.retention_seconds,
+        )
         stack.push_async_callback(assets.close)
         await stack.enter_async_context(_meanwhile(assets.sweep_forever()))
+        thumbnails = Thumbnails(assets, decoders, thumbnail_dir, spool_dir)
+        await stack.enter_async_context(_meanwhile(thumbnails.sweep_forever()))
+        urls = AssetUrls(settings.base_url, keys)
         served = Served(
             SERVICE,
             storage_service_pb2_grpc.add_StorageServiceServicer_to_server,
@@ -106,7 +140,8 @@ async def running(settings: Settings) -> AsyncIterator[str]:
                 assets,
                 RemoteImages(spool_dir, decoders, settings.fetch_networks),
                 Resizer(spool_dir, decoders),
-                settings.base_url,
+                thumbnails,
+                SharedAssets(assets, urls, redirects=settings.redirects),
             ),
         )
         authenticator = AccountsAuthenticator(accounts)

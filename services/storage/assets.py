@@ -24,7 +24,15 @@ from services.paging import next_token, page_size, position
 from services.rpc.crash import crash_point
 from services.rpc.errors import Internal, InvalidRequest, invalid
 from services.rpc.principals import caller
-from services.storage.asset import Asset, Origin, Wish, asset_id, asset_missing, checked_wish
+from services.storage.asset import (
+    Asset,
+    Origin,
+    Wish,
+    asset_expired,
+    asset_id,
+    asset_missing,
+    checked_wish,
+)
 from services.storage.backend import (
     BackendError,
     BackendUnavailable,
@@ -35,7 +43,7 @@ from services.storage.decoding.images import Picture
 from services.storage.decoding.pool import Decoders
 from services.storage.spool import Spool
 from services.storage.store import Store
-from services.timestamps import now
+from services.timestamps import MICROSECONDS, now
 
 LIMIT_BYTES = {
     Origin.ORIGIN_UPLOADED: 25 * 1024 * 1024,
@@ -70,6 +78,8 @@ class Assets:
         decoders: Who looks into images.
         spool_dir: An existing folder for bytes that arrive.
         patience_seconds: How long an image waits there for a back end that does not answer.
+        retention_seconds: How long generated images are kept at most; 0 for as long as nobody
+            deletes them.
     """
 
     def __init__(
@@ -78,12 +88,15 @@ class Assets:
         backend: StorageBackend,
         decoders: Decoders,
         spool_dir: pathlib.Path,
+        *,
         patience_seconds: float = PATIENCE_SECONDS,
+        retention_seconds: float = 0.0,
     ) -> None:
         self._store = store
         self._backend = backend
         self._spool_dir = spool_dir
         self._patience_seconds = patience_seconds
+        self._retention_seconds = retention_seconds
         self._decoders = decoders
         self._keeping: set[asyncio.Task[Asset]] = set()
 
@@ -101,7 +114,7 @@ class Assets:
             InvalidRequest: If the metadata breaks a rule, or the bytes are no image that is taken.
             Internal: If the bytes cannot be stored.
         """
-        wish = checked_wish(wanted, caller())
+        wish = self._bounded(checked_wish(wanted, caller()))
         with contextlib.ExitStack() as stack:
             received = stack.enter_context(await self._received(wish, chunks))
             picture, spool = await self._examined(wish, received)
@@ -155,7 +168,7 @@ class Assets:
         """
         asset = await self.get(name)
         if asset.expired(now()):
-            raise asset_missing(name)
+            raise asset_expired(name)
         if not 0 <= offset <= asset.size_bytes:
             raise _out_of_range("offset_bytes", offset, f"the asset has {asset.size_bytes} bytes")
         if length is not None and length < 0:
@@ -211,6 +224,18 @@ class Assets:
             except Exception:
                 log.exception("assets.sweep_failed")
             await asyncio.sleep(SWEEP_SECONDS)
+
+    async def url(self, asset: Asset, seconds: int) -> str:
+        """Return the back end's own URL of an asset's bytes, good for so long; or nothing."""
+        with _failures():
+            return await self._backend.url(asset.id, asset.media_type, seconds)
+
+    def _bounded(self, wish: Wish) -> Wish:
+        """Let a generated image stay no longer than the operator retains them."""
+        if not self._retention_seconds or wish.origin != Origin.ORIGIN_GENERATED:
+            return wish
+        latest = now() + int(self._retention_seconds * MICROSECONDS)
+        return wish._replace(expire_time=min(wish.expire_time or latest, latest))
 
     async def _received(self, wish: Wish, chunks: AsyncIterator[bytes]) -> Spool:
         spool = Spool(self._spool_dir, LIMIT_BYTES[wish.origin])

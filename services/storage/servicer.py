@@ -6,14 +6,22 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf import empty_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext
 
 from pictor.errors.v1 import error_reason_pb2
-from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
+from pictor.storage.v1 import (
+    asset_pb2,
+    asset_url_pb2,
+    storage_service_pb2,
+    storage_service_pb2_grpc,
+)
 from services.rpc.errors import SuiteError, invalid
 from services.storage.assets import Assets
 from services.storage.remote import RemoteImages
 from services.storage.resizing import Resizer
+from services.storage.sharing import SharedAssets
+from services.storage.thumbnails import Thumbnails
 
 Context = ServicerContext[Any, Any]
 UPLOAD_CHUNK_BYTES = 1024 * 1024
@@ -30,16 +38,24 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
         assets: The assets of the suite.
         remote: Images that lie elsewhere.
         resizer: Makes images of other sizes.
-        base_url: The URL of the gateway, without a slash at its end.
+        thumbnails: Makes small images.
+        shared: Opens assets by URL.
     """
 
     def __init__(
-        self, assets: Assets, remote: RemoteImages, resizer: Resizer, base_url: str
+        self,
+        assets: Assets,
+        remote: RemoteImages,
+        resizer: Resizer,
+        thumbnails: Thumbnails,
+        shared: SharedAssets,
     ) -> None:
         self._assets = assets
         self._remote = remote
         self._resizer = resizer
-        self._base_url = base_url
+        self._thumbnails = thumbnails
+        self._shared = shared
+        self._base_url = shared.base_url
 
     async def CreateAsset(
         self,
@@ -68,7 +84,12 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
     ) -> AsyncIterator[storage_service_pb2.ReadAssetResponse]:
         """Send an asset's metadata, then its bytes."""
         length = request.length_bytes if request.HasField("length_bytes") else None
-        asset, chunks = await self._assets.read(request.name, request.offset_bytes, length)
+        span = (request.offset_bytes, length)
+        if request.thumbnail_width_px:
+            width = request.thumbnail_width_px
+            asset, chunks = await self._thumbnails.read(request.name, width, *span)
+        else:
+            asset, chunks = await self._assets.read(request.name, *span)
         yield storage_service_pb2.ReadAssetResponse(asset=asset.to_message(self._base_url))
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
@@ -89,7 +110,27 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
     ) -> empty_pb2.Empty:
         """Delete an asset and its bytes."""
         await self._assets.delete(request.name)
+        await self._thumbnails.forget(request.name)
         return empty_pb2.Empty()
+
+    async def SignAssetUrl(
+        self, request: asset_url_pb2.SignAssetUrlRequest, context: Context
+    ) -> asset_url_pb2.SignAssetUrlResponse:
+        """Make a URL that opens an asset for a time."""
+        ttl = request.ttl.seconds + request.ttl.nanos / 1e9 if request.HasField("ttl") else None
+        url, expires = await self._shared.sign(request.name, ttl)
+        return asset_url_pb2.SignAssetUrlResponse(url=url, expire_time=Timestamp(seconds=expires))
+
+    async def ResolveAsset(
+        self, request: asset_url_pb2.ResolveAssetRequest, context: Context
+    ) -> asset_url_pb2.ResolveAssetResponse:
+        """Tell the gateway what it may serve."""
+        asset, location = await self._shared.resolve(
+            request.name, request.method, request.expires, request.signature
+        )
+        return asset_url_pb2.ResolveAssetResponse(
+            asset=asset.to_message(self._base_url), location=location
+        )
 
     async def FetchImage(
         self, request: storage_service_pb2.FetchImageRequest, context: Context

@@ -86,22 +86,28 @@ class ReadAssetRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_WIDTH_PX_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Names it: `assets/{asset}`."""
     offset_bytes: _builtins.int
     """Skips this many bytes; 0 to the asset's size."""
     length_bytes: _builtins.int
     """Sends at most this many bytes. Omitted: all that follow."""
+    thumbnail_width_px: _builtins.int
+    """Sends a small WebP image instead, at most this many pixels wide: 64, 128, 256, 512 or 1024. The
+    metadata of the first message are the small image's. Omitted: the asset itself.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         offset_bytes: _builtins.int = ...,
         length_bytes: _builtins.int | None = ...,
+        thumbnail_width_px: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_length_bytes", b"_length_bytes", "length_bytes", b"length_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length_bytes", b"_length_bytes", "length_bytes", b"length_bytes", "name", b"name", "offset_bytes", b"offset_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length_bytes", b"_length_bytes", "length_bytes", b"length_bytes", "name", b"name", "offset_bytes", b"offset_bytes", "thumbnail_width_px", b"thumbnail_width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__length_bytes: _TypeAlias = _typing.Literal["length_bytes"]  # noqa: Y015
     _WhichOneofArgType__length_bytes: _TypeAlias = _typing.Literal["_length_bytes", b"_length_bytes"]  # noqa: Y015
