@@ -12,7 +12,7 @@ import math
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -27,7 +27,7 @@ from gateway.suite import open_suite
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
 from services.rpc.rates import Rates
-from services.rpc.settings import setting, switch
+from services.rpc.settings import duration, setting, switch
 
 BACKLOG = 512
 # More are answered 503: each takes a file, and a process has some thousand of them.
@@ -36,6 +36,17 @@ MOST_CONNECTIONS = 1000
 ANSWER_SECONDS = 2
 
 log = structlog.get_logger()
+
+
+def lifetimes(text: str) -> Mapping[str, float]:
+    """Parse seconds by dialect, separated by commas: ``openai=3600,relay/qwen=604800``."""
+    found = {}
+    for part in filter(None, (one.strip() for one in text.split(","))):
+        name, separator, seconds = part.partition("=")
+        if not separator or not name:
+            raise ValueError(f"{part!r} must be a dialect and seconds, e.g. openai=3600")
+        found[name.strip()] = duration(seconds)
+    return found
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,12 @@ class Settings(ProcessSettings):
         SettingError: From ``settings.read``, if a value breaks its rule.
     """
 
+    result_seconds: Mapping[str, float] = setting(
+        "PICTOR_RESULT_SECONDS",
+        "",
+        lifetimes,
+        "How long APIs keep results, e.g. openai=3600,relay/qwen=604800; 0: until deleted.",
+    )
     default_model: str = setting(
         "PICTOR_DEFAULT_MODEL",
         "",
@@ -142,6 +159,7 @@ def _config(
     preferences = Preferences(
         base_url=settings.public_url or f"http://{bound}",
         default_model=settings.default_model,
+        result_seconds=settings.result_seconds,
         base64_only=settings.openai_b64_only,
     )
     app = build_app(

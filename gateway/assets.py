@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import re
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -11,18 +12,18 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.dialect import Resizing
 from gateway.images import InputFile
-from pictor.errors.v1 import error_reason_pb2 as reasons
-from pictor.storage.v1 import asset_pb2, storage_service_pb2
-from services.rpc.errors import InvalidRequest, NotFound, invalid
+from pictor.storage.v1 import asset_pb2, asset_url_pb2, storage_service_pb2
+from services.rpc.errors import InvalidRequest, invalid
 
 if TYPE_CHECKING:
     from pictor.storage.v1.storage_service_pb2_grpc import StorageServiceAsyncStub
 
 CHUNK_BYTES = 256 * 1024
+# Nobody who downloads has more of them; RFC 9110 lets a server refuse.
+MOST_RANGES = 16
+LONGEST_CACHED_SECONDS = 365 * 24 * 3600
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _HEADERS = {
-    # The bytes of an asset never change; its URL is new for each.
-    "cache-control": "public, max-age=31536000, immutable",
     "x-content-type-options": "nosniff",
     # Nothing in a file that somebody uploaded may run as this site's script.
     "content-security-policy": "sandbox; default-src 'none'",
@@ -55,7 +56,7 @@ async def upload(
     try:
         return await storage.CreateAsset(messages())
     except InvalidRequest as error:
-        raise invalid(field, f"{field}: {error.message}", error.reason) from None
+        raise _named(error, field) from None
 
 
 async def resized(storage: "StorageServiceAsyncStub", wanted: Resizing) -> str:
@@ -71,8 +72,7 @@ async def resized(storage: "StorageServiceAsyncStub", wanted: Resizing) -> str:
         for step in steps:
             content = await _resize(storage, step, content)
     except InvalidRequest as error:
-        field = wanted.file.field
-        raise invalid(field, f"{field}: {error.message}", error.reason) from None
+        raise _named(error, wanted.file.field) from None
     return (await asyncio.to_thread(base64.b64encode, content)).decode("ascii")
 
 
@@ -86,6 +86,47 @@ async def _resize(
 
     chunks = [message.chunk async for message in storage.ResizeImage(messages())]
     return b"".join(chunks)
+
+
+async def convert_mask(
+    storage: "StorageServiceAsyncStub", content: bytes, file: InputFile, size: tuple[int, int]
+) -> bytes:
+    """
+    Return a mask in the form that the suite has for masks.
+
+    Args:
+        storage: Who decodes it.
+        content: The mask as it came.
+        file: Where it stood, and how it is meant.
+        size: Of the first input image, upright, in pixels.
+
+    Raises:
+        InvalidRequest: If it is no such mask; the error names its field.
+    """
+    rule = file.mask
+    assert rule is not None
+    wanted = storage_service_pb2.MaskConversion(
+        convention=rule.convention, width_px=size[0], height_px=size[1]
+    )
+
+    async def messages() -> AsyncIterator[storage_service_pb2.ConvertMaskRequest]:
+        yield storage_service_pb2.ConvertMaskRequest(conversion=wanted)
+        for start in range(0, len(content), CHUNK_BYTES):
+            yield storage_service_pb2.ConvertMaskRequest(chunk=content[start : start + CHUNK_BYTES])
+
+    try:
+        return b"".join([message.chunk async for message in storage.ConvertMask(messages())])
+    except InvalidRequest as error:
+        raise _named(error, file.field) from None
+
+
+def _named(error: InvalidRequest, field: str) -> InvalidRequest:
+    """Make storage's error one of the field in which the image stood."""
+    rest = error.message.removeprefix("the mask ")
+    message = f"{field} {rest}" if rest != error.message else f"{field}: {error.message}"
+    named = invalid(field, message, error.reason)
+    named.metadata.update({key: error.metadata[key] for key in error.metadata if key != "field"})
+    return named
 
 
 async def content_of(storage: "StorageServiceAsyncStub", file: InputFile) -> bytes:
@@ -110,7 +151,7 @@ async def fetch(storage: "StorageServiceAsyncStub", url: str, field: str) -> byt
     try:
         return b"".join([message.chunk async for message in call])
     except InvalidRequest as error:
-        raise invalid(field, f"{field}: {error.message}", error.reason) from None
+        raise _named(error, field) from None
     finally:
         call.cancel()
 
@@ -122,13 +163,16 @@ async def read_base64(storage: "StorageServiceAsyncStub", name: str) -> str:
     return encoded.decode("ascii")
 
 
-async def read(
-    storage: "StorageServiceAsyncStub", name: str, start: int = 0, length: int | None = None
+async def read(storage: "StorageServiceAsyncStub", name: str) -> AsyncIterator[bytes]:
+    """Yield the bytes of an asset."""
+    async for chunk in _chunks(storage, storage_service_pb2.ReadAssetRequest(name=name)):
+        yield chunk
+
+
+async def _chunks(
+    storage: "StorageServiceAsyncStub", wanted: storage_service_pb2.ReadAssetRequest
 ) -> AsyncIterator[bytes]:
-    """Yield bytes of an asset, from *start*, at most *length* of them."""
-    call = storage.ReadAsset(
-        storage_service_pb2.ReadAssetRequest(name=name, offset_bytes=start, length_bytes=length)
-    )
+    call = storage.ReadAsset(wanted)
     try:
         async for message in call:
             if message.chunk:
@@ -139,32 +183,78 @@ async def read(
 
 async def public_response(request: Request, asset_id: str) -> Response:
     """
-    Answer with the bytes of a public asset: whole, or the range that was asked for.
+    Answer with the bytes of an asset: whole, a range that was asked for, or a thumbnail.
 
-    The caller needs no key: an asset's id cannot be guessed. The read goes as the suite.
+    The caller needs no key: an asset's id cannot be guessed, and the URL of a private one is
+    signed. The read goes as the suite.
 
     Raises:
-        NotFound: If there is no such asset, or it is private.
+        NotFound: If there is no such asset, it has expired, or it is private.
+        PermissionDenied: If the URL is signed, but not by this suite for this asset.
+        InvalidRequest: If there are no thumbnails of the width that the URL asks for.
     """
     storage = request.state.suite.storage
-    asset: asset_pb2.Asset = await storage.GetAsset(
-        storage_service_pb2.GetAssetRequest(name=f"assets/{asset_id}")
-    )
-    if asset.visibility != asset_pb2.Asset.VISIBILITY_PUBLIC:
-        raise NotFound(
-            f"no asset {asset_id}",
-            reason=reasons.ERROR_REASON_ASSET_NOT_FOUND,
-            metadata={"asset": f"assets/{asset_id}"},
+    found: asset_url_pb2.ResolveAssetResponse = await storage.ResolveAsset(
+        asset_url_pb2.ResolveAssetRequest(
+            name=f"assets/{asset_id}",
+            method=request.method,
+            expires=request.query_params.get("expires", ""),
+            signature=request.query_params.get("signature", ""),
         )
-    headers = {**_HEADERS, "content-type": asset.media_type, "etag": f'"{asset.sha256}"'}
+    )
+    width_px = _thumbnail_width(request)
+    headers = {**_HEADERS, "cache-control": _cache_control(request, found.asset)}
+    if found.location and not width_px:
+        # What is stored for longer than the location is good would lead nowhere.
+        there = {**headers, "cache-control": "private, no-store", "location": found.location}
+        return Response(status_code=302, headers=there)
+    read_request = storage_service_pb2.ReadAssetRequest(
+        name=found.asset.name, thumbnail_width_px=width_px
+    )
+    asset = await _head_of(storage, read_request) if width_px else found.asset
+    headers |= {"content-type": asset.media_type, "etag": f'"{asset.sha256}"'}
     known = request.headers.get("if-none-match", "")
     if headers["etag"] in known or known.strip() == "*":
         return Response(status_code=304, headers=headers)
-    return await _bytes_response(request, asset, headers)
+    return await _bytes_response(request, asset, read_request, headers)
+
+
+def _thumbnail_width(request: Request) -> int:
+    text = request.query_params.get("width", "")
+    if text and not (text.isascii() and text.isdigit() and len(text) <= 6):
+        raise invalid("width", f"width {text[:20]!r} is not a whole number of pixels")
+    return int(text or 0)
+
+
+def _cache_control(request: Request, asset: asset_pb2.Asset) -> str:
+    """Permit to keep the bytes, which never change, as long as they may be had."""
+    ends = [asset.expire_time.seconds] if asset.HasField("expire_time") else []
+    expires = request.query_params.get("expires", "")
+    if expires:
+        ends.append(int(expires))
+    seconds = min([LONGEST_CACHED_SECONDS, *(max(0, end - int(time.time())) for end in ends)])
+    return f"{'private' if expires else 'public'}, max-age={seconds}, immutable"
+
+
+async def _head_of(
+    storage: "StorageServiceAsyncStub", wanted: storage_service_pb2.ReadAssetRequest
+) -> asset_pb2.Asset:
+    """Ask what would be read; a thumbnail is made by that, if it is not there yet."""
+    head = storage_service_pb2.ReadAssetRequest()
+    head.CopyFrom(wanted)
+    head.length_bytes = 0
+    call = storage.ReadAsset(head)
+    try:
+        return (await anext(aiter(call))).asset
+    finally:
+        call.cancel()
 
 
 async def _bytes_response(
-    request: Request, asset: asset_pb2.Asset, headers: Mapping[str, str]
+    request: Request,
+    asset: asset_pb2.Asset,
+    read_request: storage_service_pb2.ReadAssetRequest,
+    headers: Mapping[str, str],
 ) -> Response:
     wanted = _wanted(request, asset)
     if wanted is None:
@@ -178,15 +268,20 @@ async def _bytes_response(
         sent["content-range"] = f"bytes {wanted.start}-{last}/{asset.size_bytes}"
     if request.method == "HEAD":
         return Response(status_code=status, headers=sent)
-    chunks = read(request.state.suite.storage, asset.name, wanted.start, len(wanted))
+    read_request.offset_bytes = wanted.start
+    read_request.length_bytes = len(wanted)
+    chunks = _chunks(request.state.suite.storage, read_request)
     first = await anext(chunks, b"")
     return StreamingResponse(_chain(first, chunks), status, headers=sent)
 
 
 def _wanted(request: Request, asset: asset_pb2.Asset) -> range | None:
-    """Return the bytes that are asked for; None where no such bytes exist."""
+    """Return the bytes that are asked for; None where no such bytes exist, or far too many."""
     whole = range(asset.size_bytes)
-    match = _RANGE.fullmatch(request.headers.get("range", "").strip())
+    asked = request.headers.get("range", "").strip()
+    if asked.count(",") >= MOST_RANGES:
+        return None
+    match = _RANGE.fullmatch(asked)
     # Several ranges at once, or another unit: RFC 9110 permits to answer with the whole.
     if match is None or match[0] == "bytes=-":
         return whole

@@ -127,7 +127,17 @@ AGAIN: Causes = (
     _FULL,
     _NOT_SERVING,
 )
-ASSET: Causes = (NotFound("no such image", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),)
+ASSET: Causes = (
+    NotFound("no such image", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND),
+    NotFound("the image has expired", reason=reasons.ERROR_REASON_ASSET_EXPIRED),
+    PermissionDenied(
+        "the URL's signature is not valid, or has expired",
+        reason=reasons.ERROR_REASON_URL_SIGNATURE_INVALID,
+    ),
+    InvalidRequest(
+        "there are no thumbnails of this width", reason=reasons.ERROR_REASON_FIELD_OUT_OF_RANGE
+    ),
+)
 MODEL: Causes = (NotFound("no such model", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND),)
 NATIVE: Causes = (
     *ANYWHERE,

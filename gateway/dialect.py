@@ -133,11 +133,14 @@ class Preferences:
         base_url: Under which clients reach the gateway, without a slash at its end.
         default_model: The model of requests that name none, where the API permits that; or empty.
         base64_only: Leave ``url`` out of OpenAI answers that carry base64.
+        result_seconds: How long results are kept, by dialect (``openai``) or by dialect and label
+            (``relay/qwen``); for others the dialects' own words count.
     """
 
     base_url: str
     default_model: str = ""
     base64_only: bool = False
+    result_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,8 @@ class Generate(Operation):
         fail: Writes an error that ends a stream; None for ``encode_error``'s body as ``error``.
         fit: Adapts the order to the catalog's entry of its model, where the API's rules need it.
         label: Added to the dialect's name in the job, for dialects whose routes answer differently.
+        result_seconds: How long the API keeps results; None where it says nothing: until they are
+            deleted, or as long as the operator retains them.
         silent: Keep a stream open without comments, for clients that read every line as JSON.
     """
 
@@ -301,6 +306,7 @@ class Generate(Operation):
     fail: Callable[["Failure"], Event] | None = None
     fit: Callable[[Order, model_pb2.Model], Order] | None = None
     label: str = ""
+    result_seconds: float | None = None
     silent: bool = False
     body: Body = Body.JSON
 

@@ -200,13 +200,28 @@ async def _generate(visit: Visit, operation: Generate) -> Response:
     strict = visit.prefers(HANDLING_STRICT)
     crash_point("gateway.before_submit")
     visit.job = await jobs.submit(
-        visit.suite, order, label, job_id=job_id, strict=strict, once=visit.once
+        visit.suite,
+        order,
+        label,
+        job_id=job_id,
+        strict=strict,
+        once=visit.once,
+        result_seconds=_result_seconds(visit, operation, label),
     )
     crash_point("gateway.after_submit")
     structlog.contextvars.bind_contextvars(job=visit.job.name)
     if visit.job.replayed:
         _replay(visit, order)
     return await _DELIVERIES[order.delivery](visit, operation, order)
+
+
+def _result_seconds(visit: Visit, operation: Generate, label: str) -> float | None:
+    """Return how long results are kept: as the operator says, else as the API does."""
+    chosen = visit.preferences.result_seconds
+    for name in (label, visit.dialect.name):
+        if name in chosen:
+            return chosen[name] or None
+    return operation.result_seconds
 
 
 def _replay(visit: Visit, order: Order) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2
+from pictor.storage.v1 import mask_convention_pb2
 from services.rpc.errors import invalid
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
@@ -31,6 +32,20 @@ class Upload:
 
 
 @dataclass(frozen=True)
+class MaskRule:
+    """
+    How a mask is meant; storage makes it what the suite has for masks.
+
+    Attributes:
+        convention: What in it is to be repainted.
+        of_first_image: The mask is not the file's own content, but the first input image itself.
+    """
+
+    convention: mask_convention_pb2.MaskConvention.ValueType
+    of_first_image: bool = False
+
+
+@dataclass(frozen=True)
 class InputFile:
     """
     An image that came with a request.
@@ -41,8 +56,7 @@ class InputFile:
             only when its turn comes, so that checks keep the order that an API documents.
         role: What the image is for.
         convert: Turns the decoded file into the one to be stored, e.g. a mask.
-        fit: Does so for a file that belongs to the first input image, which is its second argument
-            and has been found good by then.
+        mask: How it is meant, where it is a mask in a convention that storage knows.
         may_be_url: The text may be a URL, http or https, under which storage finds the image.
     """
 
@@ -50,7 +64,7 @@ class InputFile:
     source: bytes | str
     role: generation_pb2.InputImage.Role.ValueType = generation_pb2.InputImage.ROLE_UNSPECIFIED
     convert: Callable[[bytes], bytes] | None = None
-    fit: Callable[[bytes, bytes], bytes] | None = None
+    mask: MaskRule | None = None
     may_be_url: bool = False
 
     @property

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 import structlog
+from google.protobuf import duration_pb2
 
 from gateway import assets
 from gateway.dialect import Order
@@ -45,6 +46,7 @@ async def submit(
     job_id: str = "",
     strict: bool = False,
     once: Once = ALONE,
+    result_seconds: float | None = None,
 ) -> job_pb2.Job:
     """
     Make a job, storing its images on the way.
@@ -57,6 +59,7 @@ async def submit(
         strict: Refuse the request if a parameter of it would be clamped or ignored.
         once: What makes the request the same as an earlier one; then nothing is stored, and the
             answer is that one's job.
+        result_seconds: How long the results are kept; None until they are deleted.
 
     Checks come in this order: model, limits, every image, whether the model is served. Only then is
     anything stored; what was stored goes away again if the job is refused after all.
@@ -72,6 +75,7 @@ async def submit(
         strict=strict,
         idempotency_key=once.key,
         request_fingerprint=once.fingerprint,
+        result_ttl=duration_pb2.Duration(seconds=int(result_seconds)) if result_seconds else None,
     )
     files = [*order.input_images, *([order.mask] if order.mask else [])]
     if not files:
@@ -176,9 +180,11 @@ async def _rehearse(
             raise
         not_serving = error
     contents: list[bytes] = []
+    size = (0, 0)
     for file in files:
-        content = await _content(suite, file, contents)
-        await assets.upload(suite.storage, content, file.field, validate_only=True)
+        content = await _content(suite, file, contents, size)
+        found = await assets.upload(suite.storage, content, file.field, validate_only=True)
+        size = size if contents else (found.width_px, found.height_px)
         contents.append(content)
     if not_serving:
         # The images' errors come first: trying again later would not make them good.
@@ -186,9 +192,15 @@ async def _rehearse(
     return contents
 
 
-async def _content(suite: Suite, file: InputFile, before: Sequence[bytes]) -> bytes:
-    content = await assets.content_of(suite.storage, file)
-    return await asyncio.to_thread(file.fit, content, before[0]) if file.fit else content
+async def _content(
+    suite: Suite, file: InputFile, before: Sequence[bytes], size: tuple[int, int]
+) -> bytes:
+    """Return a file as it is to be stored; *size* is the first image's, which was found good."""
+    if not file.mask:
+        return await assets.content_of(suite.storage, file)
+    is_image = file.mask.of_first_image and before
+    content = before[0] if is_image else await assets.content_of(suite.storage, file)
+    return await assets.convert_mask(suite.storage, content, file, size)
 
 
 def _fill(generation: generation_pb2.Generation, order: Order, names: Sequence[str]) -> None:

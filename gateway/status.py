@@ -54,6 +54,8 @@ OF_REASON: dict[ErrorReason.ValueType, int] = {
     # What HTTP has kept this status for.
     reasons.ERROR_REASON_INSUFFICIENT_CREDITS: 402,
     reasons.ERROR_REASON_REQUEST_IN_PROGRESS: 409,
+    # Its metadata can still be asked for, so it is known that it was there.
+    reasons.ERROR_REASON_ASSET_EXPIRED: 410,
     # A state conflict is with what the server holds, not with the request.
     reasons.ERROR_REASON_JOB_STATE_CONFLICT: 409,
 }

@@ -1,7 +1,7 @@
 """
 Requests to hosts that somebody else named: the one client for them.
 
-    Refused       the URL is not one to ask; the text says why, and tells nothing of the network
+    Refused    the URL is not one to ask; the text says why, and tells nothing of the network
 
 A caller must not reach through the suite what only the suite's machine reaches. So a host is
 resolved once, every address of it must be public, and the connection goes to just that address;

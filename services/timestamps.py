@@ -10,6 +10,9 @@ from services.rpc.errors import invalid
 EARLIEST_SECONDS = -62_135_596_800
 LATEST_SECONDS = 253_402_300_799
 
+# In a second: the stores' unit.
+MICROSECONDS = 1_000_000
+
 
 def now() -> int:
     """Return the present moment, in microseconds since the epoch."""

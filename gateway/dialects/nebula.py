@@ -108,7 +108,7 @@ def decode(call: Call) -> Order:
         seed=fields.integer("seed", least=0, most=MAX_SEED),
     )
     images = fields.files(names["image"])
-    mask = masks.of(fields, names["mask"], images)
+    mask = masks.of(fields, names["mask"])
     if mask and not images:
         rule = f"{names['mask']} came without an image to repaint"
         fields.blame(names["image"], rule, reasons.ERROR_REASON_FIELD_REQUIRED)

@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gateway import transparency
 from gateway.dialect import (
     Answer,
     Body,
@@ -39,7 +38,7 @@ from gateway.dialect import (
     Shown,
 )
 from gateway.fields import FORM_TYPES, Fields
-from gateway.images import InputFile, Upload
+from gateway.images import InputFile, MaskRule, Upload
 from gateway.schemas import (
     answered,
     choice,
@@ -55,6 +54,7 @@ from gateway.schemas import (
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2
+from pictor.storage.v1.mask_convention_pb2 import MASK_CONVENTION_TRANSPARENT as TRANSPARENT
 from services.rpc.errors import InvalidRequest, SuiteError, from_status, invalid
 
 Note = job_pb2.ParameterNote
@@ -241,9 +241,7 @@ def fit_edit(order: Order, model: model_pb2.Model) -> Order:
     operations = set(model.operations)
     others = {model_pb2.OPERATION_EDIT, model_pb2.OPERATION_IMAGE_TO_IMAGE}
     if order.mask is None and model_pb2.OPERATION_INPAINT in operations - others == operations:
-        mask = InputFile(
-            "image", b"", fit=lambda _, image: transparency.mask_of(image, image, "image")
-        )
+        mask = InputFile("image", b"", mask=MaskRule(TRANSPARENT, of_first_image=True))
         order = dataclasses.replace(order, mask=mask)
     return fit(order, model)
 
@@ -356,7 +354,7 @@ def encode_error(failure: Failure) -> Answer:
         reasons.ERROR_REASON_MODEL_NOT_SERVING,
     ):
         param = "model"
-    code = error.metadata.get(transparency.PROBLEM) or CODES.get(error.reason)
+    code = error.metadata.get("problem") or CODES.get(error.reason)
     if failure.status == 429:
         kind, code = "rate_limit_error", "rate_limit_exceeded"
     if (
@@ -511,7 +509,7 @@ def _mask(fields: Fields) -> InputFile | None:
         _source(fields, "mask", value),
         may_be_url=True,
         convert=_light,
-        fit=functools.partial(transparency.mask_of, field="mask"),
+        mask=MaskRule(TRANSPARENT),
     )
 
 
@@ -1013,6 +1011,11 @@ DIALECT = Dialect(
                 method="GET",
                 path=f"/api/inference/assets/{{asset_id}}{slash}",
                 summary="Send an image; its URL cannot be guessed",
+                query={
+                    "width": integer(64, 1024, "Of a thumbnail: 64, 128, 256, 512 or 1024 pixels."),
+                    "expires": text("Of a signed URL."),
+                    "signature": text("Of a signed URL."),
+                },
                 decode=lambda call: call.path["asset_id"],
             )
             for slash in ("/", "")

@@ -72,6 +72,8 @@ GPT_EDIT_MODEL = "openai/gpt-image-1.5-I2I"
 GPT_SIZES = (Size(1024, 1024), Size(1536, 1024), Size(1024, 1536))
 GPT_QUALITIES = ["auto", "low", "medium", "high"]
 GPT_MAX_IMAGES = 4
+# "URL array, expire after 7 days".
+QWEN_SECONDS = 7 * 24 * 3600.0
 QWEN_MODEL = "Qwen/qwen-image"
 QWEN_EDIT_MODEL = "Qwen/qwen-image-edit"
 # What an edit is drawn at if nothing is said of its size, in the source's ratio.
@@ -170,7 +172,7 @@ def decode_gpt_edit(call: Call) -> Order:
         size = sizes.nearest(Size(*source), GPT_SIZES)
         notes = [_translated("size", "auto", size, "the nearest to the source's ratio")]
     order = _gpt_order(fields, _generation(fields, GPT_EDIT_MODEL, size), notes=notes)
-    mask = masks.of(fields, "mask", images, or_transparent=True)
+    mask = masks.of(fields, "mask", or_transparent=True)
     fields.check()
     return dataclasses.replace(order, input_images=images, mask=mask)
 
@@ -512,6 +514,7 @@ def _family(
         request=request,
         reply=reply,
         encode=RESULTS[label],
+        result_seconds=QWEN_SECONDS if label == "qwen" else None,
         **rest,
     )
 

@@ -10,9 +10,12 @@ import re
 import secrets
 from collections.abc import Sequence
 
+from google.protobuf.duration_pb2 import Duration
+
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
+from pictor.inference.v1.inference_service_pb2 import CreateJobRequest
 from services.inference.adapters import take_tags, without_tags
 from services.inference.refinement import check_refinement
 from services.inference.samplers import check_sampler
@@ -20,6 +23,8 @@ from services.rpc.errors import InvalidRequest, invalid
 from services.rpc.principals import Principal
 
 MAX_PREVIEWS = 20
+# Ten years.
+MOST_TTL_SECONDS = 10 * 366 * 24 * 3600
 MOST_PRIORITY = 10
 MAX_NOTES = 100
 MAX_NOTE_BYTES = 2_000
@@ -98,6 +103,24 @@ def check_priority(priority: int, caller: Principal) -> None:
         )
     if priority > 0:
         caller.require("accounts:admin")
+
+
+def checked_ttl(request: CreateJobRequest) -> Duration | None:
+    """
+    Return how long the results are kept; None where the request does not say.
+
+    Raises:
+        InvalidRequest: With FIELD_OUT_OF_RANGE.
+    """
+    if not request.HasField("result_ttl"):
+        return None
+    if not 1 <= request.result_ttl.seconds <= MOST_TTL_SECONDS:
+        raise invalid(
+            "result_ttl",
+            f"result_ttl {request.result_ttl.seconds} s is outside 1 s to {MOST_TTL_SECONDS} s",
+            reasons.ERROR_REASON_FIELD_OUT_OF_RANGE,
+        )
+    return request.result_ttl
 
 
 def admit(

@@ -283,6 +283,7 @@ class Dispatcher:
             generation=generation,
             model=model,
             priority=job.priority,
+            result_ttl=job.result_ttl if job.HasField("result_ttl") else None,
         )
 
 

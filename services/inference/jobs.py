@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import structlog
+from google.protobuf import duration_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
@@ -115,6 +116,7 @@ class Jobs:
         key: Key = NO_KEY,
         webhook_url: str = "",
         bounds: Bounds = UNBOUNDED,
+        result_ttl: duration_pb2.Duration | None = None,
     ) -> job_pb2.Job:
         """
         Queue an admitted generation; the job is durable when this returns.
@@ -142,6 +144,7 @@ class Jobs:
             retry_of=retry_of,
             price_microcredits=price,
             webhook_url=webhook_url,
+            result_ttl=result_ttl,
         )
         try:
             is_new = await self._store.insert(job, key, work_us(generation), bounds)

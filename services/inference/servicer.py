@@ -36,6 +36,7 @@ from services.inference.admission import (
     check_limits,
     check_origin,
     check_priority,
+    checked_ttl,
     ignored,
     model_id,
 )
@@ -110,6 +111,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             )
         check_origin(request.dialect, request.receipt)
         check_priority(request.priority, caller())
+        result_ttl = checked_ttl(request)
         await self._webhooks.check(request.webhook_url, caller().account)
         model = await self._model(asked.model)
         check_limits(asked, model)
@@ -148,6 +150,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             key=key,
             webhook_url=request.webhook_url,
             bounds=bounds,
+            result_ttl=result_ttl,
         )
         await self._give_back(held, job_id, job)
         return job
@@ -199,6 +202,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             key=key,
             webhook_url=before.webhook_url,
             bounds=bounds,
+            result_ttl=before.result_ttl if before.HasField("result_ttl") else None,
             job_id=job_id,
             price=held,
         )

@@ -4,23 +4,29 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
+from services.outbound import Network, networks
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
 from services.rpc.server import Served, running_server, stop_of
-from services.rpc.settings import SettingError, setting
+from services.rpc.settings import SettingError, duration, setting, switch
 from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
-from services.storage.remote import Network, RemoteImages, networks
+from services.storage.decoding.pool import Decoders
+from services.storage.remote import RemoteImages
 from services.storage.resizing import Resizer
 from services.storage.servicer import StorageServicer
+from services.storage.sharing import SharedAssets
 from services.storage.store import open_store
+from services.storage.thumbnails import Thumbnails
+from services.storage.urls import AssetUrls, own_key, url_keys
 
 SERVICE = storage_service_pb2.DESCRIPTOR.services_by_name["StorageService"]
 
@@ -45,6 +51,30 @@ class Settings(ProcessSettings):
         "",
         str,
         "Where bytes are kept, e.g. file:///srv/pictor/assets; empty: assets in the data folder.",
+    )
+    patience_seconds: float = setting(
+        "PICTOR_STORAGE_PATIENCE",
+        "60",
+        duration,
+        "How long an image waits on disk for a back end that does not answer, in seconds.",
+    )
+    redirects: bool = setting(
+        "PICTOR_STORAGE_REDIRECT",
+        "false",
+        switch,
+        "Whether readers of assets are sent to S3's own signed URLs.",
+    )
+    retention_seconds: float = setting(
+        "PICTOR_ASSET_RETENTION",
+        "0",
+        duration,
+        "How long generated images are kept at most, in seconds; 0: until somebody deletes them.",
+    )
+    url_keys: tuple[str, ...] = setting(
+        "PICTOR_URL_KEYS",
+        "",
+        url_keys,
+        "Secrets that sign URLs of assets, newest first, with commas; empty: one in data folder.",
     )
     fetch_networks: tuple[Network, ...] = setting(
         "PICTOR_FETCH_NETWORKS",
@@ -75,7 +105,10 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     """
     token = await asyncio.to_thread(service_token, settings.data_dir)
     spool_dir = settings.data_dir / "spool"
-    await asyncio.to_thread(spool_dir.mkdir, exist_ok=True)
+    thumbnail_dir = settings.data_dir / "thumbnails"
+    for folder in (spool_dir, thumbnail_dir):
+        await asyncio.to_thread(folder.mkdir, exist_ok=True)
+    keys = settings.url_keys or (await asyncio.to_thread(own_key, settings.data_dir),)
     async with contextlib.AsyncExitStack() as stack:
         backend = await asyncio.to_thread(_backend, settings.storage)
         stack.push_async_callback(backend.close)
@@ -84,17 +117,31 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         accounts = await stack.enter_async_context(
             open_channel(settings.accounts_address, token, tls=settings.tls)
         )
-        assets = Assets(store, backend, spool_dir)
+        decoders = Decoders()
+        stack.push_async_callback(decoders.close)
+        await stack.enter_async_context(_meanwhile(decoders.warm()))
+        assets = Assets(
+            store,
+            backend,
+            decoders,
+            spool_dir,
+            patience_seconds=settings.patience_seconds,
+            retention_seconds=settings.retention_seconds,
+        )
         stack.push_async_callback(assets.close)
-        await stack.enter_async_context(_sweeping(assets))
+        await stack.enter_async_context(_meanwhile(assets.sweep_forever()))
+        thumbnails = Thumbnails(assets, decoders, thumbnail_dir, spool_dir)
+        await stack.enter_async_context(_meanwhile(thumbnails.sweep_forever()))
+        urls = AssetUrls(settings.base_url, keys)
         served = Served(
             SERVICE,
             storage_service_pb2_grpc.add_StorageServiceServicer_to_server,
             StorageServicer(
                 assets,
-                RemoteImages(spool_dir, settings.fetch_networks),
-                Resizer(spool_dir),
-                settings.base_url,
+                RemoteImages(spool_dir, decoders, settings.fetch_networks),
+                Resizer(spool_dir, decoders),
+                thumbnails,
+                SharedAssets(assets, urls, redirects=settings.redirects),
             ),
         )
         authenticator = AccountsAuthenticator(accounts)
@@ -118,13 +165,14 @@ def _backend(url: str) -> StorageBackend:
 
 
 @contextlib.asynccontextmanager
-async def _sweeping(assets: Assets) -> AsyncIterator[None]:
-    sweeper = asyncio.create_task(assets.sweep_forever())
+async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do something beside the block, and end it with the block."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        sweeper.cancel()
-        await asyncio.gather(sweeper, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def main(arguments: Sequence[str] = ()) -> None:

@@ -166,6 +166,15 @@ def asset_missing(name: str) -> NotFound:
     )
 
 
+def asset_expired(name: str) -> NotFound:
+    """Make the error of an asset of which only the metadata are left."""
+    return NotFound(
+        f"the asset {name[:100]!r} has expired; its bytes are gone",
+        reason=error_reason_pb2.ERROR_REASON_ASSET_EXPIRED,
+        metadata={"asset": name[:100]},
+    )
+
+
 def _checked_origin(origin: Origin.ValueType, principal: Principal) -> Origin.ValueType:
     if origin == Origin.ORIGIN_UNSPECIFIED:
         raise invalid(

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import NamedTuple
 
+import stamina
 import structlog
 
 from pictor.errors.v1 import error_reason_pb2
@@ -23,23 +24,39 @@ from services.paging import next_token, page_size, position
 from services.rpc.crash import crash_point
 from services.rpc.errors import Internal, InvalidRequest, invalid
 from services.rpc.principals import caller
-from services.storage.asset import Asset, Origin, Wish, asset_id, asset_missing, checked_wish
-from services.storage.backend import BackendError, StorageBackend
-from services.storage.images import Picture
+from services.storage.asset import (
+    Asset,
+    Origin,
+    Wish,
+    asset_expired,
+    asset_id,
+    asset_missing,
+    checked_wish,
+)
+from services.storage.backend import (
+    BackendError,
+    BackendUnavailable,
+    KeyTaken,
+    StorageBackend,
+)
+from services.storage.decoding.images import Picture
+from services.storage.decoding.pool import Decoders
 from services.storage.spool import Spool
 from services.storage.store import Store
-from services.timestamps import now
+from services.timestamps import MICROSECONDS, now
 
 LIMIT_BYTES = {
     Origin.ORIGIN_UPLOADED: 25 * 1024 * 1024,
     Origin.ORIGIN_GENERATED: 128 * 1024 * 1024,
 }
-# A decoded image takes up to 256 MiB.
-DECODED_AT_ONCE = 2
 SWEEP_SECONDS = 3600.0
 # Longer than any upload is between its bytes and its row.
 ORPHANED_SECONDS = 3600.0
 SWEPT_AT_ONCE = 500
+# How long an image waits on disk for a back end that does not answer.
+PATIENCE_SECONDS = 60.0
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -58,14 +75,29 @@ class Assets:
     Args:
         store: Where their metadata is kept.
         backend: Where their bytes are kept.
+        decoders: Who looks into images.
         spool_dir: An existing folder for bytes that arrive.
+        patience_seconds: How long an image waits there for a back end that does not answer.
+        retention_seconds: How long generated images are kept at most; 0 for as long as nobody
+            deletes them.
     """
 
-    def __init__(self, store: Store, backend: StorageBackend, spool_dir: pathlib.Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        backend: StorageBackend,
+        decoders: Decoders,
+        spool_dir: pathlib.Path,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        retention_seconds: float = 0.0,
+    ) -> None:
         self._store = store
         self._backend = backend
         self._spool_dir = spool_dir
-        self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
+        self._patience_seconds = patience_seconds
+        self._retention_seconds = retention_seconds
+        self._decoders = decoders
         self._keeping: set[asyncio.Task[Asset]] = set()
 
     async def close(self) -> None:
@@ -82,10 +114,14 @@ class Assets:
             InvalidRequest: If the metadata breaks a rule, or the bytes are no image that is taken.
             Internal: If the bytes cannot be stored.
         """
-        wish = checked_wish(wanted, caller())
+        wish = self._bounded(checked_wish(wanted, caller()))
         with contextlib.ExitStack() as stack:
-            spool = stack.enter_context(await self._received(wish, chunks))
-            asset = _asset(wish, spool, await self._picture(spool))
+            received = stack.enter_context(await self._received(wish, chunks))
+            picture, spool = await self._examined(wish, received)
+            if spool is not received:
+                received.close()
+                stack.enter_context(spool)
+            asset = _asset(wish, spool, picture)
             # Nothing must end what follows between the bytes and the row.
             task = asyncio.create_task(self._keep(asset, spool))
             stack.pop_all()
@@ -105,7 +141,7 @@ class Assets:
         """
         wish = checked_wish(wanted, caller())
         with await self._received(wish, chunks) as spool:
-            return _asset(wish, spool, await self._picture(spool))
+            return _asset(wish, spool, await self._decoders.inspect(spool))
 
     async def get(self, name: str) -> Asset:
         """
@@ -132,7 +168,7 @@ class Assets:
         """
         asset = await self.get(name)
         if asset.expired(now()):
-            raise asset_missing(name)
+            raise asset_expired(name)
         if not 0 <= offset <= asset.size_bytes:
             raise _out_of_range("offset_bytes", offset, f"the asset has {asset.size_bytes} bytes")
         if length is not None and length < 0:
@@ -189,8 +225,20 @@ class Assets:
                 log.exception("assets.sweep_failed")
             await asyncio.sleep(SWEEP_SECONDS)
 
+    async def url(self, asset: Asset, seconds: int) -> str:
+        """Return the back end's own URL of an asset's bytes, good for so long; or nothing."""
+        with _failures():
+            return await self._backend.url(asset.id, asset.media_type, seconds)
+
+    def _bounded(self, wish: Wish) -> Wish:
+        """Let a generated image stay no longer than the operator retains them."""
+        if not self._retention_seconds or wish.origin != Origin.ORIGIN_GENERATED:
+            return wish
+        latest = now() + int(self._retention_seconds * MICROSECONDS)
+        return wish._replace(expire_time=min(wish.expire_time or latest, latest))
+
     async def _received(self, wish: Wish, chunks: AsyncIterator[bytes]) -> Spool:
-        spool = await asyncio.to_thread(Spool, self._spool_dir, LIMIT_BYTES[wish.origin])
+        spool = Spool(self._spool_dir, LIMIT_BYTES[wish.origin])
         with contextlib.ExitStack() as stack:
             stack.enter_context(spool)
             async for chunk in chunks:
@@ -201,20 +249,54 @@ class Assets:
             stack.pop_all()
         return spool
 
-    async def _picture(self, spool: Spool) -> Picture:
-        async with self._decoding:
-            return await spool.picture()
+    async def _examined(self, wish: Wish, received: Spool) -> tuple[Picture, Spool]:
+        """Tell what an image is, and return it, or its copy without metadata if it was sent in."""
+        if wish.origin != Origin.ORIGIN_UPLOADED:
+            return await self._decoders.inspect(received), received
+        limit = LIMIT_BYTES[Origin.ORIGIN_GENERATED]
+        with contextlib.ExitStack() as stack, _failures():
+            cleaned = stack.enter_context(Spool(self._spool_dir, limit))
+            picture, is_changed = await self._decoders.clean(received, cleaned)
+            if not is_changed:
+                return picture, received
+            await cleaned.measure()
+            stack.pop_all()
+        return picture, cleaned
 
     async def _keep(self, asset: Asset, spool: Spool) -> Asset:
         crash_point("storage.before_asset_write")
         with spool, _failures():
-            await self._backend.put(asset.id, spool.chunks())
+            await self._put(asset, spool)
         crash_point("storage.after_asset_write")
         asset = dataclasses.replace(asset, create_time=now())
         # If this fails, the row may exist all the same; so the bytes are left to the sweep.
         await self._store.add(asset)
         log.info("asset.created", asset=asset.name, size_bytes=asset.size_bytes)
         return asset
+
+    async def _put(self, asset: Asset, spool: Spool) -> None:
+        """Hand the bytes to the back end, again and again while it does not answer."""
+        async for attempt in stamina.retry_context(
+            on=BackendUnavailable,
+            attempts=None,
+            timeout=self._patience_seconds,
+            wait_initial=FIRST_PAUSE_SECONDS,
+            wait_max=LONGEST_PAUSE_SECONDS,
+        ):
+            with attempt:
+                try:
+                    await self._backend.put(asset.id, spool.chunks())
+                except KeyTaken:
+                    # Nobody else has this key: an attempt before, or one of the back end's own, has
+                    # come through, and its answer was lost.
+                    if not await self._is_whole(asset):
+                        raise
+
+    async def _is_whole(self, asset: Asset) -> bool:
+        digest = hashlib.sha256()
+        async for chunk in self._backend.read(asset.id, 0, asset.size_bytes + 1):
+            digest.update(chunk)
+        return digest.hexdigest() == asset.sha256
 
     async def _bytes(self, asset: Asset, offset: int, length: int) -> AsyncGenerator[bytes]:
         digest = hashlib.sha256()

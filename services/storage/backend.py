@@ -1,9 +1,10 @@
 """
 Where bytes are kept: the contract of a storage back end.
 
-    BackendError    the back end failed; the message is for the logs
-      KeyTaken      bytes were written once already under this key
-      KeyMissing    there are no bytes under this key
+    BackendError            the back end failed; the message is for the logs
+      KeyTaken              bytes were written once already under this key
+      KeyMissing            there are no bytes under this key
+      BackendUnavailable    it does not answer now; the same call may succeed later
 
 A back end is a module in ``services/storage/backends`` with two names: ``SCHEMES``, the URL schemes
 that it answers to, and ``open(url)``, which makes a StorageBackend or raises ValueError with the
@@ -30,6 +31,10 @@ class KeyMissing(BackendError):
     """There are no bytes under this key."""
 
 
+class BackendUnavailable(BackendError):
+    """The back end does not answer now; the same call may succeed later."""
+
+
 class StorageBackend(Protocol):
     """
     Keeps bytes under keys of 32 lower-case hexadecimal digits; any other key is a ValueError.
@@ -44,7 +49,8 @@ class StorageBackend(Protocol):
 
         Raises:
             KeyTaken: If there are bytes under this key; they stay as they are.
-            BackendError: If they cannot be written.
+            BackendError: If they cannot be written. After BackendUnavailable they may be there all
+                the same: the answer was lost, not the bytes.
         """
 
     def read(self, key: str, offset: int, length: int) -> AsyncGenerator[bytes]:
@@ -64,6 +70,9 @@ class StorageBackend(Protocol):
 
     def keys(self, older_than_seconds: float) -> AsyncGenerator[str]:
         """List the keys whose bytes were written at least so long ago, in any order."""
+
+    async def url(self, key: str, media_type: str, seconds: int) -> str:
+        """Return a URL that opens the bytes to everybody, for so long; empty: there is none."""
 
     async def close(self) -> None:
         """Give back connections and threads."""

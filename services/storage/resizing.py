@@ -1,66 +1,96 @@
-"""Images in another size: decoded, resampled and written as PNG, without being stored."""
+"""Images in another size, and masks in the suite's form: made and sent back, and not stored."""
 
-import asyncio
-import io
 import pathlib
-from collections.abc import AsyncIterator
-from typing import IO
-
-from PIL import Image, ImageOps, PngImagePlugin
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 from pictor.errors.v1 import error_reason_pb2
-from pictor.storage.v1 import resampling_pb2, storage_service_pb2
+from pictor.storage.v1 import mask_convention_pb2, resampling_pb2, storage_service_pb2
 from services.rpc.errors import InvalidRequest, invalid
-from services.storage.images import MOST_PIXELS
+from services.storage.decoding.pool import Decoders
 from services.storage.spool import Spool
 
 LIMIT_BYTES = 25 * 1024 * 1024
 MOST_FACTOR = 64.0
-# What an AUTOMATIC1111 picture says of itself; it is as true of the larger one.
-KEPT_TEXT = "parameters"
-FILTERS = {
-    resampling_pb2.RESAMPLING_UNSPECIFIED: Image.Resampling.LANCZOS,
-    resampling_pb2.RESAMPLING_LANCZOS: Image.Resampling.LANCZOS,
-    resampling_pb2.RESAMPLING_NEAREST: Image.Resampling.NEAREST,
-    resampling_pb2.RESAMPLING_BILINEAR: Image.Resampling.BILINEAR,
-    resampling_pb2.RESAMPLING_BICUBIC: Image.Resampling.BICUBIC,
-}
+# A picture of 8192 x 8192 that does not compress.
+MOST_MADE_BYTES = 320 * 1024 * 1024
+SENT_BYTES = 256 * 1024
+Resampling = resampling_pb2.Resampling
+MaskConvention = mask_convention_pb2.MaskConvention
 
 
 class Resizer:
     """
-    Resizes images, few at a time.
+    Makes images of images.
 
     Args:
         spool_dir: An existing folder for bytes that arrive.
-        at_once: How many images are decoded at the same moment.
+        decoders: Who looks into images.
     """
 
-    def __init__(self, spool_dir: pathlib.Path, at_once: int = 2) -> None:
+    def __init__(self, spool_dir: pathlib.Path, decoders: Decoders) -> None:
         self._spool_dir = spool_dir
-        self._decoding = asyncio.Semaphore(at_once)
+        self._decoders = decoders
 
     async def resize(
         self, wanted: storage_service_pb2.Resize, chunks: AsyncIterator[bytes]
-    ) -> bytes:
+    ) -> AsyncGenerator[bytes]:
         """
-        Return the image in the wanted size, as a PNG file.
+        Send the image in the wanted size, as a PNG file.
 
         Raises:
             InvalidRequest: If the size breaks a rule, or the bytes are no image that is taken.
         """
         _check(wanted)
-        with await asyncio.to_thread(Spool, self._spool_dir, LIMIT_BYTES) as spool:
+        made = self._made(
+            "resize",
+            chunks,
+            factor=wanted.factor if wanted.HasField("factor") else None,
+            size=(wanted.width_px, wanted.height_px),
+            crop=wanted.crop,
+            resampling=Resampling.Name(
+                wanted.resampling or Resampling.RESAMPLING_LANCZOS
+            ).removeprefix("RESAMPLING_"),
+        )
+        async for chunk in made:
+            yield chunk
+
+    async def convert(
+        self, wanted: storage_service_pb2.MaskConversion, chunks: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes]:
+        """
+        Send a mask in canonical form, as a PNG file of one channel.
+
+        Raises:
+            InvalidRequest: If it breaks its convention, or repaints nothing.
+        """
+        if wanted.convention not in MaskConvention.values() or not wanted.convention:
+            raise invalid(
+                "conversion.convention",
+                f"conversion.convention {wanted.convention} is unknown; give 1, 2 or 3",
+            )
+        size = (wanted.width_px, wanted.height_px)
+        name = MaskConvention.Name(wanted.convention).removeprefix("MASK_CONVENTION_")
+        made = self._made("mask", chunks, convention=name, size=size if min(size) > 0 else None)
+        async for chunk in made:
+            yield chunk
+
+    async def _made(
+        self, operation: str, chunks: AsyncIterator[bytes], **arguments: Any
+    ) -> AsyncGenerator[bytes]:
+        with (
+            Spool(self._spool_dir, LIMIT_BYTES) as source,
+            Spool(self._spool_dir, MOST_MADE_BYTES) as target,
+        ):
             async for chunk in chunks:
-                await spool.write(chunk)
-            async with self._decoding:
-                picture = await spool.picture()
-                _size(wanted, picture.width_px, picture.height_px)
-                return await asyncio.to_thread(_resized, spool.file, wanted)
+                await source.write(chunk)
+            await self._decoders.run(operation, [source, target], **arguments)
+            async for chunk in target.chunks(SENT_BYTES):
+                yield chunk
 
 
 def _check(wanted: storage_service_pb2.Resize) -> None:
-    if wanted.resampling not in FILTERS:
+    if wanted.resampling not in Resampling.values():
         raise invalid("resize.resampling", f"resampling {wanted.resampling} is none of the enum's")
     if wanted.HasField("factor"):
         if not 0 < wanted.factor <= MOST_FACTOR:
@@ -69,43 +99,6 @@ def _check(wanted: storage_service_pb2.Resize) -> None:
     for side in ("width_px", "height_px"):
         if getattr(wanted, side) < 1:
             raise _out_of_range(side, f"{side} {getattr(wanted, side)} is below 1")
-
-
-def _size(wanted: storage_service_pb2.Resize, width: int, height: int) -> tuple[int, int]:
-    """Return the size to which the whole image is scaled; what is over is cut off later."""
-    factor = wanted.factor
-    if not wanted.HasField("factor"):
-        ratios = (wanted.width_px / width, wanted.height_px / height)
-        factor = max(ratios) if wanted.crop else min(ratios)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    if size[0] * size[1] > MOST_PIXELS:
-        name = "factor" if wanted.HasField("factor") else "width_px"
-        raise _out_of_range(
-            name,
-            f"the result would have {size[0]} x {size[1]} pixels; at most {MOST_PIXELS} may be",
-        )
-    return size
-
-
-def _resized(file: IO[bytes], wanted: storage_service_pb2.Resize) -> bytes:
-    file.seek(0)
-    with Image.open(file) as opened:
-        text = opened.info.get(KEPT_TEXT)
-        image = ImageOps.exif_transpose(opened)
-        mode = "RGBA" if image.has_transparency_data else "RGB"
-        # A camera's note may have turned it: then its sides are the other way round.
-        size = _size(wanted, *image.size)
-        result = image.convert(mode).resize(size, FILTERS[wanted.resampling])
-    if wanted.crop and not wanted.HasField("factor"):
-        left = (result.width - wanted.width_px) // 2
-        top = (result.height - wanted.height_px) // 2
-        result = result.crop((left, top, left + wanted.width_px, top + wanted.height_px))
-    info = PngImagePlugin.PngInfo()
-    if isinstance(text, str):
-        info.add_text(KEPT_TEXT, text)
-    written = io.BytesIO()
-    result.save(written, "PNG", pnginfo=info, compress_level=1)
-    return written.getvalue()
 
 
 def _out_of_range(field: str, description: str) -> InvalidRequest:

@@ -6,18 +6,25 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf import empty_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext
 
 from pictor.errors.v1 import error_reason_pb2
-from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
+from pictor.storage.v1 import (
+    asset_pb2,
+    asset_url_pb2,
+    storage_service_pb2,
+    storage_service_pb2_grpc,
+)
 from services.rpc.errors import SuiteError, invalid
 from services.storage.assets import Assets
 from services.storage.remote import RemoteImages
 from services.storage.resizing import Resizer
+from services.storage.sharing import SharedAssets
+from services.storage.thumbnails import Thumbnails
 
 Context = ServicerContext[Any, Any]
 UPLOAD_CHUNK_BYTES = 1024 * 1024
-DOWNLOAD_CHUNK_BYTES = 256 * 1024
 # How much of a refused upload is still taken, and thrown away.
 IGNORED_BYTES = 64 * 1024 * 1024
 IGNORED_SECONDS = 2.0
@@ -31,16 +38,24 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
         assets: The assets of the suite.
         remote: Images that lie elsewhere.
         resizer: Makes images of other sizes.
-        base_url: The URL of the gateway, without a slash at its end.
+        thumbnails: Makes small images.
+        shared: Opens assets by URL.
     """
 
     def __init__(
-        self, assets: Assets, remote: RemoteImages, resizer: Resizer, base_url: str
+        self,
+        assets: Assets,
+        remote: RemoteImages,
+        resizer: Resizer,
+        thumbnails: Thumbnails,
+        shared: SharedAssets,
     ) -> None:
         self._assets = assets
         self._remote = remote
         self._resizer = resizer
-        self._base_url = base_url
+        self._thumbnails = thumbnails
+        self._shared = shared
+        self._base_url = shared.base_url
 
     async def CreateAsset(
         self,
@@ -51,7 +66,7 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
         async with _read_to_its_end(request_iterator):
             first = await anext(request_iterator, storage_service_pb2.CreateAssetRequest())
             wanted = _metadata(first)
-            chunks = _chunks(request_iterator)
+            chunks = _pieces(request_iterator, "asset")
             if not first.validate_only:
                 return (await self._assets.create(wanted, chunks)).to_message(self._base_url)
             return _without_name(
@@ -69,7 +84,12 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
     ) -> AsyncIterator[storage_service_pb2.ReadAssetResponse]:
         """Send an asset's metadata, then its bytes."""
         length = request.length_bytes if request.HasField("length_bytes") else None
-        asset, chunks = await self._assets.read(request.name, request.offset_bytes, length)
+        span = (request.offset_bytes, length)
+        if request.thumbnail_width_px:
+            width = request.thumbnail_width_px
+            asset, chunks = await self._thumbnails.read(request.name, width, *span)
+        else:
+            asset, chunks = await self._assets.read(request.name, *span)
         yield storage_service_pb2.ReadAssetResponse(asset=asset.to_message(self._base_url))
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
@@ -90,7 +110,27 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
     ) -> empty_pb2.Empty:
         """Delete an asset and its bytes."""
         await self._assets.delete(request.name)
+        await self._thumbnails.forget(request.name)
         return empty_pb2.Empty()
+
+    async def SignAssetUrl(
+        self, request: asset_url_pb2.SignAssetUrlRequest, context: Context
+    ) -> asset_url_pb2.SignAssetUrlResponse:
+        """Make a URL that opens an asset for a time."""
+        ttl = request.ttl.seconds + request.ttl.nanos / 1e9 if request.HasField("ttl") else None
+        url, expires = await self._shared.sign(request.name, ttl)
+        return asset_url_pb2.SignAssetUrlResponse(url=url, expire_time=Timestamp(seconds=expires))
+
+    async def ResolveAsset(
+        self, request: asset_url_pb2.ResolveAssetRequest, context: Context
+    ) -> asset_url_pb2.ResolveAssetResponse:
+        """Tell the gateway what it may serve."""
+        asset, location = await self._shared.resolve(
+            request.name, request.method, request.expires, request.signature
+        )
+        return asset_url_pb2.ResolveAssetResponse(
+            asset=asset.to_message(self._base_url), location=location
+        )
 
     async def FetchImage(
         self, request: storage_service_pb2.FetchImageRequest, context: Context
@@ -108,10 +148,24 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
         """Send an image back in another size."""
         async with _read_to_its_end(request_iterator):
             first = await anext(request_iterator, storage_service_pb2.ResizeImageRequest())
-            resized = await self._resizer.resize(first.resize, _resize_chunks(request_iterator))
-        for start in range(0, len(resized), DOWNLOAD_CHUNK_BYTES):
-            chunk = resized[start : start + DOWNLOAD_CHUNK_BYTES]
-            yield storage_service_pb2.ResizeImageResponse(chunk=chunk)
+            made = self._resizer.resize(first.resize, _pieces(request_iterator, "resize"))
+            async with contextlib.aclosing(made):
+                async for chunk in made:
+                    yield storage_service_pb2.ResizeImageResponse(chunk=chunk)
+
+    async def ConvertMask(
+        self,
+        request_iterator: AsyncIterator[storage_service_pb2.ConvertMaskRequest],
+        context: Context,
+    ) -> AsyncIterator[storage_service_pb2.ConvertMaskResponse]:
+        """Send a mask back in the suite's form."""
+        async with _read_to_its_end(request_iterator):
+            first = await anext(request_iterator, storage_service_pb2.ConvertMaskRequest())
+            pieces = _pieces(request_iterator, "conversion")
+            made = self._resizer.convert(first.conversion, pieces)
+            async with contextlib.aclosing(made):
+                async for chunk in made:
+                    yield storage_service_pb2.ConvertMaskResponse(chunk=chunk)
 
 
 @contextlib.asynccontextmanager
@@ -151,21 +205,11 @@ def _without_name(asset: asset_pb2.Asset) -> asset_pb2.Asset:
     return asset
 
 
-async def _resize_chunks(
-    requests: AsyncIterator[storage_service_pb2.ResizeImageRequest],
-) -> AsyncIterator[bytes]:
+async def _pieces(requests: AsyncIterator[Any], first: str) -> AsyncIterator[bytes]:
+    """Yield the bytes behind the first message, whose field is not to come again."""
     async for request in requests:
-        if request.WhichOneof("content") == "resize":
-            raise invalid("resize", "resize came twice; only the first message holds it")
-        yield _checked(request.chunk)
-
-
-async def _chunks(
-    requests: AsyncIterator[storage_service_pb2.CreateAssetRequest],
-) -> AsyncIterator[bytes]:
-    async for request in requests:
-        if request.WhichOneof("content") == "asset":
-            raise invalid("asset", "asset came twice; only the first message holds it")
+        if request.WhichOneof("content") == first:
+            raise invalid(first, f"{first} came twice; only the first message holds it")
         yield _checked(request.chunk)
 
 

@@ -12,14 +12,16 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import IO, Self
 
-from services.storage.images import Picture, inspect, too_large
+from pictor.errors.v1 import error_reason_pb2
+from services.rpc.errors import InvalidRequest, invalid
 
 READ_BYTES = 1024 * 1024
 
 
 class Spool:
     """
-    A file that grows by chunks up to a limit.
+    A file that grows by chunks up to a limit. Making one is quick enough for the event loop, and a
+    caller that is canceled meanwhile cannot lose it.
 
     Args:
         folder: Where the disk has room for uploads.
@@ -27,7 +29,8 @@ class Spool:
     """
 
     def __init__(self, folder: pathlib.Path, limit_bytes: int) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - close() is ours
+        # Unbuffered, since children that decode share the descriptor; close() is ours.
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._limit_bytes = limit_bytes
         self._hash = hashlib.sha256()
         self.size_bytes = 0
@@ -41,6 +44,10 @@ class Spool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the file go, for good."""
         self._file.close()
 
     @property
@@ -48,10 +55,9 @@ class Spool:
         """The SHA-256 of what was written, in hexadecimal."""
         return self._hash.hexdigest()
 
-    @property
-    def file(self) -> IO[bytes]:
-        """What was written."""
-        return self._file
+    def fileno(self) -> int:
+        """Return the file's descriptor."""
+        return self._file.fileno()
 
     async def write(self, chunk: bytes) -> None:
         """
@@ -70,21 +76,29 @@ class Spool:
             )
         await asyncio.to_thread(self._append, chunk)
 
-    async def picture(self) -> Picture:
-        """
-        Tell what was written.
+    async def measure(self) -> None:
+        """Count and hash what somebody else has written."""
+        self._hash, self.size_bytes = hashlib.sha256(), 0
+        async for chunk in self.chunks():
+            await asyncio.to_thread(self._hash.update, chunk)
+            self.size_bytes += len(chunk)
 
-        Raises:
-            InvalidRequest: If it is not a whole image that is taken.
-        """
-        return await asyncio.to_thread(inspect, self._file)  # type: ignore[arg-type]  # IO[bytes]
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Read everything back, a mebibyte at a time."""
+    async def chunks(self, size_bytes: int = READ_BYTES) -> AsyncIterator[bytes]:
+        """Read everything back, a mebibyte at a time, or as much as is said."""
         await asyncio.to_thread(self._file.seek, 0)
-        while chunk := await asyncio.to_thread(self._file.read, READ_BYTES):
+        while chunk := await asyncio.to_thread(self._file.read, size_bytes):
             yield chunk
 
     def _append(self, chunk: bytes) -> None:
         self._hash.update(chunk)
-        self._file.write(chunk)
+        rest = memoryview(chunk)
+        while rest:
+            # A full disk may take a part.
+            rest = rest[self._file.write(rest) :]
+
+
+def too_large(size: str, limit: dict[str, str]) -> InvalidRequest:
+    """Make the error of an image that is larger than *limit*, e.g. ``{"limit_bytes": "1024"}``."""
+    error = invalid("chunk", size, error_reason_pb2.ERROR_REASON_INPUT_IMAGE_TOO_LARGE)
+    error.metadata.update(limit)
+    return error

@@ -110,6 +110,10 @@ class DrawingExecutor(ScriptedExecutor):
     async def _store(self, assignment: worker_pb2.Assignment) -> asset_pb2.Asset:
         size = (assignment.generation.width_px, assignment.generation.height_px)
         asset = asset_pb2.Asset(origin=asset_pb2.Asset.ORIGIN_GENERATED, job=assignment.job)
+        if assignment.HasField("result_ttl"):
+            asset.expire_time.FromNanoseconds(
+                time.time_ns() + assignment.result_ttl.ToNanoseconds()
+            )
 
         async def messages():
             yield storage_service_pb2.CreateAssetRequest(asset=asset)

@@ -102,6 +102,11 @@ class FilesystemBackend:
             for path in await asyncio.to_thread(_old_files, shard, older_than_seconds):
                 yield path.name
 
+    async def url(self, key: str, media_type: str, seconds: int) -> str:  # noqa: ARG002 - contract
+        """Files have no URL of their own."""
+        checked_key(key)
+        return ""
+
     async def close(self) -> None:
         """Nothing is held open."""
 

@@ -8,7 +8,6 @@ import openai
 import pytest
 from PIL import Image
 
-from gateway import transparency
 from gateway.dialect import Call, Preferences
 from gateway.dialects.openai import decode_edit, decode_variation, fit_edit, fit_variation
 from gateway.images import Upload
@@ -167,46 +166,6 @@ def test_a_forms_texts_are_numbers_and_switches():
 
     assert (drawn.image_count, drawn.seed, drawn.guidance_scale) == (2, 7, 2.5)
     assert (drawn.width_px, drawn.height_px, drawn.strength) == (128, 64, 0.5)
-
-
-def test_the_transparent_part_of_a_mask_is_repainted():
-    """
-    Alpha 0 is repainted; what is half transparent is kept, and colours count for nothing.
-    """
-    canonical = Image.open(io.BytesIO(transparency.mask_of(mask(), PICTURE, "mask")))
-
-    assert (canonical.mode, canonical.size) == ("L", SIZE)
-    assert canonical.crop((0, 0, 32, 64)).getextrema() == (255, 255)
-    assert canonical.crop((32, 0, 64, 64)).getextrema() == (0, 0)
-
-
-def test_a_palette_may_hold_a_masks_transparency():
-    """
-    A PNG with a palette has no alpha channel, and transparent pixels all the same.
-    """
-    picture = Image.new("P", SIZE, 1)
-    picture.putpalette([0, 0, 0, 255, 0, 0])
-    picture.paste(0, (0, 0, 16, 64))
-    file = io.BytesIO()
-    picture.save(file, "PNG", transparency=0)
-
-    canonical = Image.open(io.BytesIO(transparency.mask_of(file.getvalue(), PICTURE, "mask")))
-
-    assert canonical.getbbox() == (0, 0, 16, 64)
-
-
-def test_a_mask_fits_the_image_as_it_is_shown():
-    """
-    A photo that lies on its side has the size that people see, and so has its mask.
-    """
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    file = io.BytesIO()
-    Image.new("RGB", (64, 32)).save(file, "JPEG", exif=exif)
-
-    transparency.mask_of(mask((32, 64), (0, 0, 8, 8)), file.getvalue(), "mask")
-    with pytest.raises(InvalidRequest, match="mask is 64x32 and the first image 32x64"):
-        transparency.mask_of(mask((64, 32), (0, 0, 8, 8)), file.getvalue(), "mask")
 
 
 @pytest.mark.parametrize(
@@ -383,9 +342,8 @@ def test_a_model_that_only_repaints_takes_the_images_transparency_as_the_mask():
     )
     others = the_model(model_pb2.OPERATION_INPAINT, model_pb2.OPERATION_EDIT)
 
-    assert fitted.mask.fit(fitted.mask.content(), mask())
-    with pytest.raises(InvalidRequest, match="image has no alpha channel"):
-        fitted.mask.fit(b"", PICTURE)
+    assert fitted.mask.field == "image"
+    assert fitted.mask.mask.of_first_image
     assert fit_edit(read({"prompt": "a", "image": DATA_URL}), others).mask is None
 
 

@@ -19,6 +19,7 @@ from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.settings import read
 from services.storage.__main__ import Settings, running
+from services.storage.decoding.pool import Decoders
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class Caller:
 
     account: str
     storage: StorageServiceStub
+
+
+@pytest.fixture(scope="session")
+async def decoders() -> AsyncIterator[Decoders]:
+    """
+    Children that decode, for tests that have no service.
+    """
+    one = Decoders()
+    yield one
+    await one.close()
 
 
 @pytest.fixture

@@ -5,14 +5,13 @@ import io
 import pytest
 from PIL import Image
 
-from pictor.errors.v1 import error_reason_pb2
-from services.rpc.errors import InvalidRequest
-from services.storage.images import MOST_PIXELS, inspect
+from services.storage.decoding.images import MOST_PIXELS, inspect
+from services.storage.decoding.refusal import Refusal
 from tests.services.storage.pictures import picture, png_header
 
 
 def refusal(data):
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(Refusal) as caught:
         inspect(io.BytesIO(data))
     return caught.value
 
@@ -38,7 +37,7 @@ def test_other_formats_are_named_in_the_error(form, media_type):
     """
     error = refusal(picture(form))
 
-    assert error.reason == error_reason_pb2.ERROR_REASON_MEDIA_TYPE_UNSUPPORTED
+    assert error.reason == "MEDIA_TYPE_UNSUPPORTED"
     assert error.metadata["media_type"].startswith(media_type)
     assert "PNG, JPEG or WebP" in error.message
 
@@ -50,7 +49,7 @@ def test_what_is_no_image_is_refused(data):
     """
     Text and lone signatures are not images.
     """
-    assert refusal(data).reason == error_reason_pb2.ERROR_REASON_INPUT_IMAGE_INVALID
+    assert refusal(data).reason == "INPUT_IMAGE_INVALID"
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
@@ -63,7 +62,7 @@ def test_an_incomplete_image_is_refused(form, part):
 
     error = refusal(data[: int(len(data) * part)])
 
-    assert error.reason == error_reason_pb2.ERROR_REASON_INPUT_IMAGE_INVALID
+    assert error.reason == "INPUT_IMAGE_INVALID"
 
 
 @pytest.mark.parametrize("size", [(8192, 8193), (10_000, 9_500), (100_000, 100_000)])
@@ -73,7 +72,7 @@ def test_too_many_pixels_are_refused_before_decoding(size):
     """
     error = refusal(png_header(*size))
 
-    assert error.reason == error_reason_pb2.ERROR_REASON_INPUT_IMAGE_TOO_LARGE
+    assert error.reason == "INPUT_IMAGE_TOO_LARGE"
     assert error.metadata["limit_pixels"] == str(MOST_PIXELS)
 
 

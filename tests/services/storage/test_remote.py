@@ -10,11 +10,12 @@ import pytest
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.storage.v1 import storage_service_pb2
 from pictor.storage.v1.storage_service_pb2_grpc import StorageServiceStub
+from services.outbound import GuardedTransport, networks
 from services.rpc.channels import open_channel
 from services.rpc.errors import InvalidRequest, Unauthenticated
 from services.rpc.principals import service_token
 from services.storage.__main__ import running
-from services.storage.remote import RemoteImages, networks
+from services.storage.remote import RemoteImages
 from tests.services.storage.pictures import picture
 
 LOOPBACK = networks("127.0.0.1/32")
@@ -129,11 +130,11 @@ async def test_only_public_addresses_are_read_unless_the_operator_says_more(alic
         "no-such-host.invalid",
     ],
 )
-async def test_hosts_that_are_not_public_are_refused_alike(tmp_path, host):
+async def test_hosts_that_are_not_public_are_refused_alike(tmp_path, decoders, host):
     """
     However an address is written, and whatever carries it; a name that is unknown looks the same.
     """
-    error = await refusal(RemoteImages(tmp_path), f"http://{host}:1/a.png")
+    error = await refusal(RemoteImages(tmp_path, decoders), f"http://{host}:1/a.png")
 
     assert error.message == "the URL is not fetched: its host has no public address"
     assert error.reason == reasons.ERROR_REASON_FIELD_INVALID
@@ -149,13 +150,13 @@ async def test_hosts_that_are_not_public_are_refused_alike(tmp_path, host):
         ("10.2.0.1", False),
     ],
 )
-async def test_public_and_permitted_addresses_may_be_read(tmp_path, address, may):
+async def test_public_and_permitted_addresses_may_be_read(address, may):
     """
     The setting adds networks, and no more than those.
     """
-    remote = RemoteImages(tmp_path, networks("10.1.0.0/16, fd00::/8"))
+    guard = GuardedTransport(networks("10.1.0.0/16, fd00::/8"))
 
-    assert remote._may_read(*[network[0] for network in networks(address)]) is may
+    assert guard.may_ask(*[network[0] for network in networks(address)]) is may
 
 
 @pytest.mark.parametrize(
@@ -172,17 +173,19 @@ async def test_public_and_permitted_addresses_may_be_read(tmp_path, address, may
         (f"http://example.com/{'a' * 5000}", "more than 4096 characters"),
     ],
 )
-async def test_what_is_no_url_to_fetch_is_refused(tmp_path, url, says):
+async def test_what_is_no_url_to_fetch_is_refused(tmp_path, decoders, url, says):
     """
     The sentence says which rule is broken.
     """
-    error = await refusal(RemoteImages(tmp_path), url)
+    error = await refusal(RemoteImages(tmp_path, decoders), url)
 
     assert error.reason == reasons.ERROR_REASON_FIELD_INVALID
     assert any(one in error.message for one in says.split("|"))
 
 
-async def test_redirects_are_followed_as_far_as_they_lead_to_what_may_be_read(tmp_path, site):
+async def test_redirects_are_followed_as_far_as_they_lead_to_what_may_be_read(
+    tmp_path, decoders, site
+):
     """
     Each step is checked anew, and there are three at most.
     """
@@ -194,7 +197,7 @@ async def test_redirects_are_followed_as_far_as_they_lead_to_what_may_be_read(tm
         "/file": answer("302 Found", location="file:///etc/passwd"),
         "/round": answer("302 Found", location="/round"),
     }
-    remote = RemoteImages(tmp_path, LOOPBACK)
+    remote = RemoteImages(tmp_path, decoders, LOOPBACK)
 
     assert await fetched(remote, f"{site.url}/a") == PICTURE
     assert "no public address" in (await refusal(remote, f"{site.url}/out")).message
@@ -224,24 +227,28 @@ async def test_redirects_are_followed_as_far_as_they_lead_to_what_may_be_read(tm
     ],
     ids=["404", "no HTTP", "slow", "a page", "a GIF", "cut off", "declared large", "large"],
 )
-async def test_what_does_not_lead_to_an_image_is_told_apart(tmp_path, site, page, reason, says):
+async def test_what_does_not_lead_to_an_image_is_told_apart(  # noqa: PLR0917 - fixtures
+    tmp_path, decoders, site, page, reason, says
+):
     """
     Nothing there, nothing usable there, and too much of it; nothing of it stays.
     """
     site.pages["/a.png"] = page
 
-    error = await refusal(RemoteImages(tmp_path, LOOPBACK, seconds=0.5), f"{site.url}/a.png")
+    error = await refusal(
+        RemoteImages(tmp_path, decoders, LOOPBACK, seconds=0.5), f"{site.url}/a.png"
+    )
 
     assert error.reason == getattr(reasons, f"ERROR_REASON_{reason}")
     assert says in error.message
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_server_that_is_not_there_is_unreachable(tmp_path):
+async def test_a_server_that_is_not_there_is_unreachable(tmp_path, decoders):
     """
     No more is said than that.
     """
-    error = await refusal(RemoteImages(tmp_path, LOOPBACK), "http://127.0.0.1:1/a.png")
+    error = await refusal(RemoteImages(tmp_path, decoders, LOOPBACK), "http://127.0.0.1:1/a.png")
 
     assert error.reason == reasons.ERROR_REASON_INPUT_IMAGE_UNREACHABLE
     assert "127.0.0.1" not in error.message

@@ -424,7 +424,7 @@ async def test_of_an_expired_asset_the_metadata_remains(alice):
     with pytest.raises(NotFound) as caught:
         await download(alice.storage, asset.name)
     assert len(before) == 2
-    assert caught.value.reason == error_reason_pb2.ERROR_REASON_ASSET_NOT_FOUND
+    assert caught.value.reason == error_reason_pb2.ERROR_REASON_ASSET_EXPIRED
     assert await get(alice.storage, asset.name) == asset
 
 

@@ -173,6 +173,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The first request with this idempotency key is still being answered.
     {"reason": "REQUEST_IN_PROGRESS", "metadata": {"job": "jobs/c3b1e0e7-2f7c-4c66-bd13-97b6c2b87f1d"}}
     """
+    ERROR_REASON_ASSET_EXPIRED: _ErrorReason.ValueType  # 45
+    """NOT_FOUND. The asset's expire_time has passed: its bytes are gone, its metadata can still be read.
+    {"reason": "ASSET_EXPIRED", "metadata": {"asset": "assets/9d1e"}}
+    """
+    ERROR_REASON_URL_SIGNATURE_INVALID: _ErrorReason.ValueType  # 46
+    """PERMISSION_DENIED. The signature of an asset's URL is not ours, is of another URL, or has expired.
+    {"reason": "URL_SIGNATURE_INVALID"}
+    """
     ERROR_REASON_MODEL_NOT_SERVING: _ErrorReason.ValueType  # 50
     """UNAVAILABLE. The model is known, but nothing serves it now. RetryInfo says when to ask again.
     {"reason": "MODEL_NOT_SERVING", "metadata": {"model": "models/a/b"}}
@@ -369,6 +377,14 @@ ERROR_REASON_IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 43
 ERROR_REASON_REQUEST_IN_PROGRESS: ErrorReason.ValueType  # 44
 """FAILED_PRECONDITION. The first request with this idempotency key is still being answered.
 {"reason": "REQUEST_IN_PROGRESS", "metadata": {"job": "jobs/c3b1e0e7-2f7c-4c66-bd13-97b6c2b87f1d"}}
+"""
+ERROR_REASON_ASSET_EXPIRED: ErrorReason.ValueType  # 45
+"""NOT_FOUND. The asset's expire_time has passed: its bytes are gone, its metadata can still be read.
+{"reason": "ASSET_EXPIRED", "metadata": {"asset": "assets/9d1e"}}
+"""
+ERROR_REASON_URL_SIGNATURE_INVALID: ErrorReason.ValueType  # 46
+"""PERMISSION_DENIED. The signature of an asset's URL is not ours, is of another URL, or has expired.
+{"reason": "URL_SIGNATURE_INVALID"}
 """
 ERROR_REASON_MODEL_NOT_SERVING: ErrorReason.ValueType  # 50
 """UNAVAILABLE. The model is known, but nothing serves it now. RetryInfo says when to ask again.

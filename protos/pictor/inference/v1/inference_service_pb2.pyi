@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -39,6 +40,7 @@ class CreateJobRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     REQUEST_FINGERPRINT_FIELD_NUMBER: _builtins.int
     WEBHOOK_URL_FIELD_NUMBER: _builtins.int
+    RESULT_TTL_FIELD_NUMBER: _builtins.int
     dialect: _builtins.str
     """Names the public API through which the request came. At most 63 characters; empty for gRPC."""
     validate_only: _builtins.bool
@@ -80,6 +82,12 @@ class CreateJobRequest(_message.Message):
     def receipt(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.ParameterNote]:
         """Lists what the caller has already translated, clamped or ignored, for the job's receipt."""
 
+    @_builtins.property
+    def result_ttl(self) -> _duration_pb2.Duration:
+        """Is how long the results are kept: 1 s to 10 years. Omitted: until they are deleted, or as long as
+        storage is set to retain them.
+        """
+
     def __init__(
         self,
         *,
@@ -93,12 +101,15 @@ class CreateJobRequest(_message.Message):
         idempotency_key: _builtins.str = ...,
         request_fingerprint: _builtins.bytes = ...,
         webhook_url: _builtins.str = ...,
+        result_ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_result_ttl", b"_result_ttl", "generation", b"generation", "result_ttl", b"result_ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "idempotency_key", b"idempotency_key", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "request_fingerprint", b"request_fingerprint", "strict", b"strict", "validate_only", b"validate_only", "webhook_url", b"webhook_url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_result_ttl", b"_result_ttl", "dialect", b"dialect", "generation", b"generation", "idempotency_key", b"idempotency_key", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "request_fingerprint", b"request_fingerprint", "result_ttl", b"result_ttl", "strict", b"strict", "validate_only", b"validate_only", "webhook_url", b"webhook_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__result_ttl: _TypeAlias = _typing.Literal["result_ttl"]  # noqa: Y015
+    _WhichOneofArgType__result_ttl: _TypeAlias = _typing.Literal["_result_ttl", b"_result_ttl"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result_ttl) -> _WhichOneofReturnType__result_ttl | None: ...
 
 Global___CreateJobRequest: _TypeAlias = CreateJobRequest  # noqa: Y015
 

@@ -92,6 +92,7 @@ class Job(_message.Message):
     EXPECTED_DURATION_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     WEBHOOK_URL_FIELD_NUMBER: _builtins.int
+    RESULT_TTL_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Identifies the job: `jobs/{job}`. The id is opaque to clients (a UUID, version 4)."""
@@ -165,6 +166,10 @@ class Job(_message.Message):
         """
 
     @_builtins.property
+    def result_ttl(self) -> _duration_pb2.Duration:
+        """Is CreateJobRequest.result_ttl."""
+
+    @_builtins.property
     def preview(self) -> _progress_pb2.Preview:
         """Is the newest preview, while the job runs; only where GetJobRequest.include_preview asked for it."""
 
@@ -194,18 +199,23 @@ class Job(_message.Message):
         expected_duration: _duration_pb2.Duration | None = ...,
         replayed: _builtins.bool = ...,
         webhook_url: _builtins.str = ...,
+        result_ttl: _duration_pb2.Duration | None = ...,
         preview: _progress_pb2.Preview | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "create_time", b"create_time", "error", b"error", "expected_duration", b"expected_duration", "finish_time", b"finish_time", "generation", b"generation", "outcome", b"outcome", "preview", b"preview", "progress", b"progress", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "_result_ttl", b"_result_ttl", "create_time", b"create_time", "error", b"error", "expected_duration", b"expected_duration", "finish_time", b"finish_time", "generation", b"generation", "outcome", b"outcome", "preview", b"preview", "progress", b"progress", "result", b"result", "result_ttl", b"result_ttl", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "account", b"account", "attempt_count", b"attempt_count", "cost_microcredits", b"cost_microcredits", "create_time", b"create_time", "dialect", b"dialect", "error", b"error", "expected_duration", b"expected_duration", "finish_time", b"finish_time", "generation", b"generation", "name", b"name", "outcome", b"outcome", "preview", b"preview", "price_microcredits", b"price_microcredits", "priority", b"priority", "progress", b"progress", "receipt", b"receipt", "replayed", b"replayed", "request_id", b"request_id", "result", b"result", "retry_of", b"retry_of", "revision", b"revision", "served_by", b"served_by", "start_time", b"start_time", "state", b"state", "webhook_url", b"webhook_url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "_result_ttl", b"_result_ttl", "account", b"account", "attempt_count", b"attempt_count", "cost_microcredits", b"cost_microcredits", "create_time", b"create_time", "dialect", b"dialect", "error", b"error", "expected_duration", b"expected_duration", "finish_time", b"finish_time", "generation", b"generation", "name", b"name", "outcome", b"outcome", "preview", b"preview", "price_microcredits", b"price_microcredits", "priority", b"priority", "progress", b"progress", "receipt", b"receipt", "replayed", b"replayed", "request_id", b"request_id", "result", b"result", "result_ttl", b"result_ttl", "retry_of", b"retry_of", "revision", b"revision", "served_by", b"served_by", "start_time", b"start_time", "state", b"state", "webhook_url", b"webhook_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preview: _TypeAlias = _typing.Literal["preview"]  # noqa: Y015
     _WhichOneofArgType__preview: _TypeAlias = _typing.Literal["_preview", b"_preview"]  # noqa: Y015
+    _WhichOneofReturnType__result_ttl: _TypeAlias = _typing.Literal["result_ttl"]  # noqa: Y015
+    _WhichOneofArgType__result_ttl: _TypeAlias = _typing.Literal["_result_ttl", b"_result_ttl"]  # noqa: Y015
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preview) -> _WhichOneofReturnType__preview | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result_ttl) -> _WhichOneofReturnType__result_ttl | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 

@@ -27,10 +27,12 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from pictor.accounts.v1 import access_pb2 as pictor_dot_accounts_dot_v1_dot_access__pb2
 from pictor.storage.v1 import asset_pb2 as pictor_dot_storage_dot_v1_dot_asset__pb2
+from pictor.storage.v1 import asset_url_pb2 as pictor_dot_storage_dot_v1_dot_asset__url__pb2
+from pictor.storage.v1 import mask_convention_pb2 as pictor_dot_storage_dot_v1_dot_mask__convention__pb2
 from pictor.storage.v1 import resampling_pb2 as pictor_dot_storage_dot_v1_dot_resampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pictor/storage/v1/storage_service.proto\x12\x11pictor.storage.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a\x1dpictor/storage/v1/asset.proto\x1a\"pictor/storage/v1/resampling.proto\"x\n\x12\x43reateAssetRequest\x12)\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x18.pictor.storage.v1.AssetH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\t\n\x07\x63ontent\"%\n\x0fGetAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"t\n\x10ReadAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1f\n\x0clength_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x0f\n\r_length_bytes\"Z\n\x11ReadAssetResponse\x12)\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x18.pictor.storage.v1.AssetH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"F\n\x11ListAssetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"W\n\x12ListAssetsResponse\x12(\n\x06\x61ssets\x18\x01 \x03(\x0b\x32\x18.pictor.storage.v1.Asset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x44\x65leteAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"&\n\x11\x46\x65tchImageRequest\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"#\n\x12\x46\x65tchImageResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"]\n\x12ResizeImageRequest\x12+\n\x06resize\x18\x01 \x01(\x0b\x32\x19.pictor.storage.v1.ResizeH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\xac\x01\n\x06Resize\x12\x19\n\x06\x66\x61\x63tor\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08width_px\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\theight_px\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x63rop\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x37\n\nresampling\x18\x05 \x01(\x0e\x32\x1d.pictor.storage.v1.ResamplingB\x04\xe2\x41\x01\x01\x42\t\n\x07_factor\"$\n\x13ResizeImageResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xc3\x06\n\x0eStorageService\x12\x61\n\x0b\x43reateAsset\x12%.pictor.storage.v1.CreateAssetRequest\x1a\x18.pictor.storage.v1.Asset\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x12{\n\x08GetAsset\x12\".pictor.storage.v1.GetAssetRequest\x1a\x18.pictor.storage.v1.Asset\"1\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1c\x12\x1a/pictor/v1/{name=assets/*}\x12i\n\tReadAsset\x12#.pictor.storage.v1.ReadAssetRequest\x1a$.pictor.storage.v1.ReadAssetResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference0\x01\x12q\n\x0bResizeImage\x12%.pictor.storage.v1.ResizeImageRequest\x1a&.pictor.storage.v1.ResizeImageResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x30\x01\x12\x83\x01\n\nListAssets\x12$.pictor.storage.v1.ListAssetsRequest\x1a%.pictor.storage.v1.ListAssetsResponse\"(\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x13\x12\x11/pictor/v1/assets\x12\x7f\n\x0b\x44\x65leteAsset\x12%.pictor.storage.v1.DeleteAssetRequest\x1a\x16.google.protobuf.Empty\"1\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1c*\x1a/pictor/v1/{name=assets/*}\x12l\n\nFetchImage\x12$.pictor.storage.v1.FetchImageRequest\x1a%.pictor.storage.v1.FetchImageResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pictor/storage/v1/storage_service.proto\x12\x11pictor.storage.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a\x1dpictor/storage/v1/asset.proto\x1a!pictor/storage/v1/asset_url.proto\x1a\'pictor/storage/v1/mask_convention.proto\x1a\"pictor/storage/v1/resampling.proto\"x\n\x12\x43reateAssetRequest\x12)\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x18.pictor.storage.v1.AssetH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\t\n\x07\x63ontent\"%\n\x0fGetAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x96\x01\n\x10ReadAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1f\n\x0clength_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12 \n\x12thumbnail_width_px\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x42\x0f\n\r_length_bytes\"Z\n\x11ReadAssetResponse\x12)\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x18.pictor.storage.v1.AssetH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"F\n\x11ListAssetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"W\n\x12ListAssetsResponse\x12(\n\x06\x61ssets\x18\x01 \x03(\x0b\x32\x18.pictor.storage.v1.Asset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x44\x65leteAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"&\n\x11\x46\x65tchImageRequest\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"#\n\x12\x46\x65tchImageResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"]\n\x12ResizeImageRequest\x12+\n\x06resize\x18\x01 \x01(\x0b\x32\x19.pictor.storage.v1.ResizeH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\xac\x01\n\x06Resize\x12\x19\n\x06\x66\x61\x63tor\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08width_px\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\theight_px\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x63rop\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x37\n\nresampling\x18\x05 \x01(\x0e\x32\x1d.pictor.storage.v1.ResamplingB\x04\xe2\x41\x01\x01\x42\t\n\x07_factor\"$\n\x13ResizeImageResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"i\n\x12\x43onvertMaskRequest\x12\x37\n\nconversion\x18\x01 \x01(\x0b\x32!.pictor.storage.v1.MaskConversionH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"~\n\x0eMaskConversion\x12;\n\nconvention\x18\x01 \x01(\x0e\x32!.pictor.storage.v1.MaskConventionB\x04\xe2\x41\x01\x02\x12\x16\n\x08width_px\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\theight_px\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"$\n\x13\x43onvertMaskResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xbd\t\n\x0eStorageService\x12\x61\n\x0b\x43reateAsset\x12%.pictor.storage.v1.CreateAssetRequest\x1a\x18.pictor.storage.v1.Asset\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x12{\n\x08GetAsset\x12\".pictor.storage.v1.GetAssetRequest\x1a\x18.pictor.storage.v1.Asset\"1\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1c\x12\x1a/pictor/v1/{name=assets/*}\x12i\n\tReadAsset\x12#.pictor.storage.v1.ReadAssetRequest\x1a$.pictor.storage.v1.ReadAssetResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference0\x01\x12q\n\x0bResizeImage\x12%.pictor.storage.v1.ResizeImageRequest\x1a&.pictor.storage.v1.ResizeImageResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x30\x01\x12q\n\x0b\x43onvertMask\x12%.pictor.storage.v1.ConvertMaskRequest\x1a&.pictor.storage.v1.ConvertMaskResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x30\x01\x12\x83\x01\n\nListAssets\x12$.pictor.storage.v1.ListAssetsRequest\x1a%.pictor.storage.v1.ListAssetsResponse\"(\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x13\x12\x11/pictor/v1/assets\x12\x7f\n\x0b\x44\x65leteAsset\x12%.pictor.storage.v1.DeleteAssetRequest\x1a\x16.google.protobuf.Empty\"1\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1c*\x1a/pictor/v1/{name=assets/*}\x12\x9d\x01\n\x0cSignAssetUrl\x12&.pictor.storage.v1.SignAssetUrlRequest\x1a\'.pictor.storage.v1.SignAssetUrlResponse\"<\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\'\"\"/pictor/v1/{name=assets/*}:signUrl:\x01*\x12\x65\n\x0cResolveAsset\x12&.pictor.storage.v1.ResolveAssetRequest\x1a\'.pictor.storage.v1.ResolveAssetResponse\"\x04\x8a\xb5\x18\x00\x12l\n\nFetchImage\x12$.pictor.storage.v1.FetchImageRequest\x1a%.pictor.storage.v1.FetchImageResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +49,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READASSETREQUEST'].fields_by_name['offset_bytes']._serialized_options = b'\342A\001\001'
   _globals['_READASSETREQUEST'].fields_by_name['length_bytes']._loaded_options = None
   _globals['_READASSETREQUEST'].fields_by_name['length_bytes']._serialized_options = b'\342A\001\001'
+  _globals['_READASSETREQUEST'].fields_by_name['thumbnail_width_px']._loaded_options = None
+  _globals['_READASSETREQUEST'].fields_by_name['thumbnail_width_px']._serialized_options = b'\342A\001\001'
   _globals['_LISTASSETSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTASSETSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTASSETSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -65,6 +69,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESIZE'].fields_by_name['crop']._serialized_options = b'\342A\001\001'
   _globals['_RESIZE'].fields_by_name['resampling']._loaded_options = None
   _globals['_RESIZE'].fields_by_name['resampling']._serialized_options = b'\342A\001\001'
+  _globals['_MASKCONVERSION'].fields_by_name['convention']._loaded_options = None
+  _globals['_MASKCONVERSION'].fields_by_name['convention']._serialized_options = b'\342A\001\002'
+  _globals['_MASKCONVERSION'].fields_by_name['width_px']._loaded_options = None
+  _globals['_MASKCONVERSION'].fields_by_name['width_px']._serialized_options = b'\342A\001\001'
+  _globals['_MASKCONVERSION'].fields_by_name['height_px']._loaded_options = None
+  _globals['_MASKCONVERSION'].fields_by_name['height_px']._serialized_options = b'\342A\001\001'
   _globals['_STORAGESERVICE'].methods_by_name['CreateAsset']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['CreateAsset']._serialized_options = b'\212\265\030\013\n\tinference'
   _globals['_STORAGESERVICE'].methods_by_name['GetAsset']._loaded_options = None
@@ -73,36 +83,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STORAGESERVICE'].methods_by_name['ReadAsset']._serialized_options = b'\212\265\030\013\n\tinference'
   _globals['_STORAGESERVICE'].methods_by_name['ResizeImage']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['ResizeImage']._serialized_options = b'\212\265\030\013\n\tinference'
+  _globals['_STORAGESERVICE'].methods_by_name['ConvertMask']._loaded_options = None
+  _globals['_STORAGESERVICE'].methods_by_name['ConvertMask']._serialized_options = b'\212\265\030\013\n\tinference'
   _globals['_STORAGESERVICE'].methods_by_name['ListAssets']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['ListAssets']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\002\023\022\021/pictor/v1/assets'
   _globals['_STORAGESERVICE'].methods_by_name['DeleteAsset']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['DeleteAsset']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\002\034*\032/pictor/v1/{name=assets/*}'
+  _globals['_STORAGESERVICE'].methods_by_name['SignAssetUrl']._loaded_options = None
+  _globals['_STORAGESERVICE'].methods_by_name['SignAssetUrl']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\002\'\"\"/pictor/v1/{name=assets/*}:signUrl:\001*'
+  _globals['_STORAGESERVICE'].methods_by_name['ResolveAsset']._loaded_options = None
+  _globals['_STORAGESERVICE'].methods_by_name['ResolveAsset']._serialized_options = b'\212\265\030\000'
   _globals['_STORAGESERVICE'].methods_by_name['FetchImage']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['FetchImage']._serialized_options = b'\212\265\030\013\n\tinference'
-  _globals['_CREATEASSETREQUEST']._serialized_start=254
-  _globals['_CREATEASSETREQUEST']._serialized_end=374
-  _globals['_GETASSETREQUEST']._serialized_start=376
-  _globals['_GETASSETREQUEST']._serialized_end=413
-  _globals['_READASSETREQUEST']._serialized_start=415
-  _globals['_READASSETREQUEST']._serialized_end=531
-  _globals['_READASSETRESPONSE']._serialized_start=533
-  _globals['_READASSETRESPONSE']._serialized_end=623
-  _globals['_LISTASSETSREQUEST']._serialized_start=625
-  _globals['_LISTASSETSREQUEST']._serialized_end=695
-  _globals['_LISTASSETSRESPONSE']._serialized_start=697
-  _globals['_LISTASSETSRESPONSE']._serialized_end=784
-  _globals['_DELETEASSETREQUEST']._serialized_start=786
-  _globals['_DELETEASSETREQUEST']._serialized_end=826
-  _globals['_FETCHIMAGEREQUEST']._serialized_start=828
-  _globals['_FETCHIMAGEREQUEST']._serialized_end=866
-  _globals['_FETCHIMAGERESPONSE']._serialized_start=868
-  _globals['_FETCHIMAGERESPONSE']._serialized_end=903
-  _globals['_RESIZEIMAGEREQUEST']._serialized_start=905
-  _globals['_RESIZEIMAGEREQUEST']._serialized_end=998
-  _globals['_RESIZE']._serialized_start=1001
-  _globals['_RESIZE']._serialized_end=1173
-  _globals['_RESIZEIMAGERESPONSE']._serialized_start=1175
-  _globals['_RESIZEIMAGERESPONSE']._serialized_end=1211
-  _globals['_STORAGESERVICE']._serialized_start=1214
-  _globals['_STORAGESERVICE']._serialized_end=2049
+  _globals['_CREATEASSETREQUEST']._serialized_start=330
+  _globals['_CREATEASSETREQUEST']._serialized_end=450
+  _globals['_GETASSETREQUEST']._serialized_start=452
+  _globals['_GETASSETREQUEST']._serialized_end=489
+  _globals['_READASSETREQUEST']._serialized_start=492
+  _globals['_READASSETREQUEST']._serialized_end=642
+  _globals['_READASSETRESPONSE']._serialized_start=644
+  _globals['_READASSETRESPONSE']._serialized_end=734
+  _globals['_LISTASSETSREQUEST']._serialized_start=736
+  _globals['_LISTASSETSREQUEST']._serialized_end=806
+  _globals['_LISTASSETSRESPONSE']._serialized_start=808
+  _globals['_LISTASSETSRESPONSE']._serialized_end=895
+  _globals['_DELETEASSETREQUEST']._serialized_start=897
+  _globals['_DELETEASSETREQUEST']._serialized_end=937
+  _globals['_FETCHIMAGEREQUEST']._serialized_start=939
+  _globals['_FETCHIMAGEREQUEST']._serialized_end=977
+  _globals['_FETCHIMAGERESPONSE']._serialized_start=979
+  _globals['_FETCHIMAGERESPONSE']._serialized_end=1014
+  _globals['_RESIZEIMAGEREQUEST']._serialized_start=1016
+  _globals['_RESIZEIMAGEREQUEST']._serialized_end=1109
+  _globals['_RESIZE']._serialized_start=1112
+  _globals['_RESIZE']._serialized_end=1284
+  _globals['_RESIZEIMAGERESPONSE']._serialized_start=1286
+  _globals['_RESIZEIMAGERESPONSE']._serialized_end=1322
+  _globals['_CONVERTMASKREQUEST']._serialized_start=1324
+  _globals['_CONVERTMASKREQUEST']._serialized_end=1429
+  _globals['_MASKCONVERSION']._serialized_start=1431
+  _globals['_MASKCONVERSION']._serialized_end=1557
+  _globals['_CONVERTMASKRESPONSE']._serialized_start=1559
+  _globals['_CONVERTMASKRESPONSE']._serialized_end=1595
+  _globals['_STORAGESERVICE']._serialized_start=1598
+  _globals['_STORAGESERVICE']._serialized_end=2811
 # @@protoc_insertion_point(module_scope)

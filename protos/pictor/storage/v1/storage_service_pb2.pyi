@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from pictor.storage.v1 import asset_pb2 as _asset_pb2
+from pictor.storage.v1 import mask_convention_pb2 as _mask_convention_pb2
 from pictor.storage.v1 import resampling_pb2 as _resampling_pb2
 import builtins as _builtins
 import sys
@@ -85,22 +86,28 @@ class ReadAssetRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_WIDTH_PX_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Names it: `assets/{asset}`."""
     offset_bytes: _builtins.int
     """Skips this many bytes; 0 to the asset's size."""
     length_bytes: _builtins.int
     """Sends at most this many bytes. Omitted: all that follow."""
+    thumbnail_width_px: _builtins.int
+    """Sends a small WebP image instead, at most this many pixels wide: 64, 128, 256, 512 or 1024. The
+    metadata of the first message are the small image's. Omitted: the asset itself.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         offset_bytes: _builtins.int = ...,
         length_bytes: _builtins.int | None = ...,
+        thumbnail_width_px: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_length_bytes", b"_length_bytes", "length_bytes", b"length_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length_bytes", b"_length_bytes", "length_bytes", b"length_bytes", "name", b"name", "offset_bytes", b"offset_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length_bytes", b"_length_bytes", "length_bytes", b"length_bytes", "name", b"name", "offset_bytes", b"offset_bytes", "thumbnail_width_px", b"thumbnail_width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__length_bytes: _TypeAlias = _typing.Literal["length_bytes"]  # noqa: Y015
     _WhichOneofArgType__length_bytes: _TypeAlias = _typing.Literal["_length_bytes", b"_length_bytes"]  # noqa: Y015
@@ -349,3 +356,87 @@ class ResizeImageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResizeImageResponse: _TypeAlias = ResizeImageResponse  # noqa: Y015
+
+@_typing.final
+class ConvertMaskRequest(_message.Message):
+    """Is one message of a mask to be converted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSION_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Holds the next bytes: at most 1 MiB."""
+    @_builtins.property
+    def conversion(self) -> Global___MaskConversion:
+        """Says how the mask is meant."""
+
+    def __init__(
+        self,
+        *,
+        conversion: Global___MaskConversion | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "conversion", b"conversion"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "conversion", b"conversion"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["conversion", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___ConvertMaskRequest: _TypeAlias = ConvertMaskRequest  # noqa: Y015
+
+@_typing.final
+class MaskConversion(_message.Message):
+    """Says how a mask is meant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVENTION_FIELD_NUMBER: _builtins.int
+    WIDTH_PX_FIELD_NUMBER: _builtins.int
+    HEIGHT_PX_FIELD_NUMBER: _builtins.int
+    convention: _mask_convention_pb2.MaskConvention.ValueType
+    """Says what in it is to be repainted."""
+    width_px: _builtins.int
+    """Is the width of the picture that is repainted, upright, in pixels; the mask gets its size. 0 with
+    height_px: it is not known, and the mask keeps its own.
+    """
+    height_px: _builtins.int
+    """Is the height of that picture, in pixels."""
+    def __init__(
+        self,
+        *,
+        convention: _mask_convention_pb2.MaskConvention.ValueType = ...,
+        width_px: _builtins.int = ...,
+        height_px: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["convention", b"convention", "height_px", b"height_px", "width_px", b"width_px"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskConversion: _TypeAlias = MaskConversion  # noqa: Y015
+
+@_typing.final
+class ConvertMaskResponse(_message.Message):
+    """Is one message of a converted mask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Holds the next bytes of the PNG file: at most 256 KiB."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConvertMaskResponse: _TypeAlias = ConvertMaskResponse  # noqa: Y015

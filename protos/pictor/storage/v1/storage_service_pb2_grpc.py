@@ -5,6 +5,7 @@ import warnings
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from pictor.storage.v1 import asset_pb2 as pictor_dot_storage_dot_v1_dot_asset__pb2
+from pictor.storage.v1 import asset_url_pb2 as pictor_dot_storage_dot_v1_dot_asset__url__pb2
 from pictor.storage.v1 import storage_service_pb2 as pictor_dot_storage_dot_v1_dot_storage__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -57,6 +58,11 @@ class StorageServiceStub:
                 request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageRequest.SerializeToString,
                 response_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageResponse.FromString,
                 _registered_method=True)
+        self.ConvertMask = channel.stream_stream(
+                '/pictor.storage.v1.StorageService/ConvertMask',
+                request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskRequest.SerializeToString,
+                response_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskResponse.FromString,
+                _registered_method=True)
         self.ListAssets = channel.unary_unary(
                 '/pictor.storage.v1.StorageService/ListAssets',
                 request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ListAssetsRequest.SerializeToString,
@@ -66,6 +72,16 @@ class StorageServiceStub:
                 '/pictor.storage.v1.StorageService/DeleteAsset',
                 request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.DeleteAssetRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.SignAssetUrl = channel.unary_unary(
+                '/pictor.storage.v1.StorageService/SignAssetUrl',
+                request_serializer=pictor_dot_storage_dot_v1_dot_asset__url__pb2.SignAssetUrlRequest.SerializeToString,
+                response_deserializer=pictor_dot_storage_dot_v1_dot_asset__url__pb2.SignAssetUrlResponse.FromString,
+                _registered_method=True)
+        self.ResolveAsset = channel.unary_unary(
+                '/pictor.storage.v1.StorageService/ResolveAsset',
+                request_serializer=pictor_dot_storage_dot_v1_dot_asset__url__pb2.ResolveAssetRequest.SerializeToString,
+                response_deserializer=pictor_dot_storage_dot_v1_dot_asset__url__pb2.ResolveAssetResponse.FromString,
                 _registered_method=True)
         self.FetchImage = channel.unary_stream(
                 '/pictor.storage.v1.StorageService/FetchImage',
@@ -98,8 +114,9 @@ class StorageServiceServicer:
 
     def ReadAsset(self, request, context):
         """Sends the bytes of an asset: the first message holds the metadata, all others chunks of at most
-        256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND; INVALID_ARGUMENT with
-        FIELD_OUT_OF_RANGE when offset_bytes lies behind the end; INTERNAL with STORAGE_FAILED.
+        256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND or ASSET_EXPIRED;
+        INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when offset_bytes lies behind the end, or for a thumbnail's
+        width; INTERNAL with STORAGE_FAILED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +126,16 @@ class StorageServiceServicer:
         """Sends an image back in another size, as PNG, and stores nothing: first the sizes, then the bytes.
         Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
         more pixels than an image may have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConvertMask(self, request_iterator, context):
+        """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
+        nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+        INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
+        empty_mask).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,6 +151,23 @@ class StorageServiceServicer:
 
     def DeleteAsset(self, request, context):
         """Deletes an asset and its bytes. Errors: NOT_FOUND with ASSET_NOT_FOUND, also the second time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignAssetUrl(self, request, context):
+        """Makes a URL that opens a private asset for a time. Errors: NOT_FOUND with ASSET_NOT_FOUND or
+        ASSET_EXPIRED; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveAsset(self, request, context):
+        """Tells the gateway what it may serve under an asset's URL; only the suite may call it.
+        Errors: NOT_FOUND with ASSET_NOT_FOUND (also private, and the URL not signed) or ASSET_EXPIRED;
+        PERMISSION_DENIED with URL_SIGNATURE_INVALID, whether there is such an asset or not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,6 +208,11 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageRequest.FromString,
                     response_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ResizeImageResponse.SerializeToString,
             ),
+            'ConvertMask': grpc.stream_stream_rpc_method_handler(
+                    servicer.ConvertMask,
+                    request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskRequest.FromString,
+                    response_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskResponse.SerializeToString,
+            ),
             'ListAssets': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAssets,
                     request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ListAssetsRequest.FromString,
@@ -173,6 +222,16 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.DeleteAsset,
                     request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.DeleteAssetRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'SignAssetUrl': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignAssetUrl,
+                    request_deserializer=pictor_dot_storage_dot_v1_dot_asset__url__pb2.SignAssetUrlRequest.FromString,
+                    response_serializer=pictor_dot_storage_dot_v1_dot_asset__url__pb2.SignAssetUrlResponse.SerializeToString,
+            ),
+            'ResolveAsset': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveAsset,
+                    request_deserializer=pictor_dot_storage_dot_v1_dot_asset__url__pb2.ResolveAssetRequest.FromString,
+                    response_serializer=pictor_dot_storage_dot_v1_dot_asset__url__pb2.ResolveAssetResponse.SerializeToString,
             ),
             'FetchImage': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchImage,
@@ -300,6 +359,33 @@ class StorageService:
             _registered_method=True)
 
     @staticmethod
+    def ConvertMask(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pictor.storage.v1.StorageService/ConvertMask',
+            pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskRequest.SerializeToString,
+            pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListAssets(request,
             target,
             options=(),
@@ -343,6 +429,60 @@ class StorageService:
             '/pictor.storage.v1.StorageService/DeleteAsset',
             pictor_dot_storage_dot_v1_dot_storage__service__pb2.DeleteAssetRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignAssetUrl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.storage.v1.StorageService/SignAssetUrl',
+            pictor_dot_storage_dot_v1_dot_asset__url__pb2.SignAssetUrlRequest.SerializeToString,
+            pictor_dot_storage_dot_v1_dot_asset__url__pb2.SignAssetUrlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveAsset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.storage.v1.StorageService/ResolveAsset',
+            pictor_dot_storage_dot_v1_dot_asset__url__pb2.ResolveAssetRequest.SerializeToString,
+            pictor_dot_storage_dot_v1_dot_asset__url__pb2.ResolveAssetResponse.FromString,
             options,
             channel_credentials,
             insecure,

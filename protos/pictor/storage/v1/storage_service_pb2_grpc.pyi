@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from pictor.storage.v1 import asset_pb2 as _asset_pb2
+from pictor.storage.v1 import asset_url_pb2 as _asset_url_pb2
 from pictor.storage.v1 import storage_service_pb2 as _storage_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -46,13 +47,20 @@ class StorageServiceStub:
     """Reads an asset's metadata. Errors: NOT_FOUND with ASSET_NOT_FOUND."""
     ReadAsset: _grpc.UnaryStreamMultiCallable[_storage_service_pb2.ReadAssetRequest, _storage_service_pb2.ReadAssetResponse]
     """Sends the bytes of an asset: the first message holds the metadata, all others chunks of at most
-    256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND; INVALID_ARGUMENT with
-    FIELD_OUT_OF_RANGE when offset_bytes lies behind the end; INTERNAL with STORAGE_FAILED.
+    256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND or ASSET_EXPIRED;
+    INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when offset_bytes lies behind the end, or for a thumbnail's
+    width; INTERNAL with STORAGE_FAILED.
     """
     ResizeImage: _grpc.StreamStreamMultiCallable[_storage_service_pb2.ResizeImageRequest, _storage_service_pb2.ResizeImageResponse]
     """Sends an image back in another size, as PNG, and stores nothing: first the sizes, then the bytes.
     Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
     more pixels than an image may have.
+    """
+    ConvertMask: _grpc.StreamStreamMultiCallable[_storage_service_pb2.ConvertMaskRequest, _storage_service_pb2.ConvertMaskResponse]
+    """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
+    nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+    INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
+    empty_mask).
     """
     ListAssets: _grpc.UnaryUnaryMultiCallable[_storage_service_pb2.ListAssetsRequest, _storage_service_pb2.ListAssetsResponse]
     """Lists the account's assets, newest first.
@@ -60,6 +68,15 @@ class StorageServiceStub:
     """
     DeleteAsset: _grpc.UnaryUnaryMultiCallable[_storage_service_pb2.DeleteAssetRequest, _empty_pb2.Empty]
     """Deletes an asset and its bytes. Errors: NOT_FOUND with ASSET_NOT_FOUND, also the second time."""
+    SignAssetUrl: _grpc.UnaryUnaryMultiCallable[_asset_url_pb2.SignAssetUrlRequest, _asset_url_pb2.SignAssetUrlResponse]
+    """Makes a URL that opens a private asset for a time. Errors: NOT_FOUND with ASSET_NOT_FOUND or
+    ASSET_EXPIRED; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+    """
+    ResolveAsset: _grpc.UnaryUnaryMultiCallable[_asset_url_pb2.ResolveAssetRequest, _asset_url_pb2.ResolveAssetResponse]
+    """Tells the gateway what it may serve under an asset's URL; only the suite may call it.
+    Errors: NOT_FOUND with ASSET_NOT_FOUND (also private, and the URL not signed) or ASSET_EXPIRED;
+    PERMISSION_DENIED with URL_SIGNATURE_INVALID, whether there is such an asset or not.
+    """
     FetchImage: _grpc.UnaryStreamMultiCallable[_storage_service_pb2.FetchImageRequest, _storage_service_pb2.FetchImageResponse]
     """Fetches an image that lies elsewhere, and sends its bytes in chunks of at most 256 KiB; nothing is
     stored. The one door through which the suite reads URLs that callers send: only http and https, only
@@ -85,13 +102,20 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """Reads an asset's metadata. Errors: NOT_FOUND with ASSET_NOT_FOUND."""
     ReadAsset: _aio.UnaryStreamMultiCallable[_storage_service_pb2.ReadAssetRequest, _storage_service_pb2.ReadAssetResponse]  # type: ignore[assignment]
     """Sends the bytes of an asset: the first message holds the metadata, all others chunks of at most
-    256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND; INVALID_ARGUMENT with
-    FIELD_OUT_OF_RANGE when offset_bytes lies behind the end; INTERNAL with STORAGE_FAILED.
+    256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND or ASSET_EXPIRED;
+    INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when offset_bytes lies behind the end, or for a thumbnail's
+    width; INTERNAL with STORAGE_FAILED.
     """
     ResizeImage: _aio.StreamStreamMultiCallable[_storage_service_pb2.ResizeImageRequest, _storage_service_pb2.ResizeImageResponse]  # type: ignore[assignment]
     """Sends an image back in another size, as PNG, and stores nothing: first the sizes, then the bytes.
     Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
     more pixels than an image may have.
+    """
+    ConvertMask: _aio.StreamStreamMultiCallable[_storage_service_pb2.ConvertMaskRequest, _storage_service_pb2.ConvertMaskResponse]  # type: ignore[assignment]
+    """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
+    nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+    INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
+    empty_mask).
     """
     ListAssets: _aio.UnaryUnaryMultiCallable[_storage_service_pb2.ListAssetsRequest, _storage_service_pb2.ListAssetsResponse]  # type: ignore[assignment]
     """Lists the account's assets, newest first.
@@ -99,6 +123,15 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """
     DeleteAsset: _aio.UnaryUnaryMultiCallable[_storage_service_pb2.DeleteAssetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes an asset and its bytes. Errors: NOT_FOUND with ASSET_NOT_FOUND, also the second time."""
+    SignAssetUrl: _aio.UnaryUnaryMultiCallable[_asset_url_pb2.SignAssetUrlRequest, _asset_url_pb2.SignAssetUrlResponse]  # type: ignore[assignment]
+    """Makes a URL that opens a private asset for a time. Errors: NOT_FOUND with ASSET_NOT_FOUND or
+    ASSET_EXPIRED; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+    """
+    ResolveAsset: _aio.UnaryUnaryMultiCallable[_asset_url_pb2.ResolveAssetRequest, _asset_url_pb2.ResolveAssetResponse]  # type: ignore[assignment]
+    """Tells the gateway what it may serve under an asset's URL; only the suite may call it.
+    Errors: NOT_FOUND with ASSET_NOT_FOUND (also private, and the URL not signed) or ASSET_EXPIRED;
+    PERMISSION_DENIED with URL_SIGNATURE_INVALID, whether there is such an asset or not.
+    """
     FetchImage: _aio.UnaryStreamMultiCallable[_storage_service_pb2.FetchImageRequest, _storage_service_pb2.FetchImageResponse]  # type: ignore[assignment]
     """Fetches an image that lies elsewhere, and sends its bytes in chunks of at most 256 KiB; nothing is
     stored. The one door through which the suite reads URLs that callers send: only http and https, only
@@ -139,8 +172,9 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_storage_service_pb2.ReadAssetResponse], _abc.AsyncIterator[_storage_service_pb2.ReadAssetResponse]]:
         """Sends the bytes of an asset: the first message holds the metadata, all others chunks of at most
-        256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND; INVALID_ARGUMENT with
-        FIELD_OUT_OF_RANGE when offset_bytes lies behind the end; INTERNAL with STORAGE_FAILED.
+        256 KiB in order. Errors: NOT_FOUND with ASSET_NOT_FOUND or ASSET_EXPIRED;
+        INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when offset_bytes lies behind the end, or for a thumbnail's
+        width; INTERNAL with STORAGE_FAILED.
         """
 
     @_abc_1.abstractmethod
@@ -152,6 +186,18 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends an image back in another size, as PNG, and stores nothing: first the sizes, then the bytes.
         Errors: as CreateAsset has them, and INVALID_ARGUMENT with FIELD_OUT_OF_RANGE when the result had
         more pixels than an image may have.
+        """
+
+    @_abc_1.abstractmethod
+    def ConvertMask(
+        self,
+        request_iterator: _MaybeAsyncIterator[_storage_service_pb2.ConvertMaskRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_storage_service_pb2.ConvertMaskResponse], _abc.AsyncIterator[_storage_service_pb2.ConvertMaskResponse]]:
+        """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
+        nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+        INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
+        empty_mask).
         """
 
     @_abc_1.abstractmethod
@@ -171,6 +217,27 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes an asset and its bytes. Errors: NOT_FOUND with ASSET_NOT_FOUND, also the second time."""
+
+    @_abc_1.abstractmethod
+    def SignAssetUrl(
+        self,
+        request: _asset_url_pb2.SignAssetUrlRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_asset_url_pb2.SignAssetUrlResponse, _abc.Awaitable[_asset_url_pb2.SignAssetUrlResponse]]:
+        """Makes a URL that opens a private asset for a time. Errors: NOT_FOUND with ASSET_NOT_FOUND or
+        ASSET_EXPIRED; INVALID_ARGUMENT with FIELD_OUT_OF_RANGE.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveAsset(
+        self,
+        request: _asset_url_pb2.ResolveAssetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_asset_url_pb2.ResolveAssetResponse, _abc.Awaitable[_asset_url_pb2.ResolveAssetResponse]]:
+        """Tells the gateway what it may serve under an asset's URL; only the suite may call it.
+        Errors: NOT_FOUND with ASSET_NOT_FOUND (also private, and the URL not signed) or ASSET_EXPIRED;
+        PERMISSION_DENIED with URL_SIGNATURE_INVALID, whether there is such an asset or not.
+        """
 
     @_abc_1.abstractmethod
     def FetchImage(
