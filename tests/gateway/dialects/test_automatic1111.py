@@ -970,3 +970,21 @@ async def test_adapters_and_embeddings_are_listed(house):
     assert [(one["name"], one["path"]) for one in loras] == [("ink", "ink.safetensors")]
     assert list(embeddings["loaded"]) == ["wash"]
     assert none == []
+
+
+async def test_an_infotext_fills_what_is_left_out(house):
+    """
+    A picture's own parameters draw it again; what the request says itself counts more.
+    """
+    text = "a red circle\nNegative prompt: a dog\nSteps: 3, CFG scale: 5, Seed: 11, Size: 64x128"
+    again = await post(house, "txt2img", infotext=text)
+    other = await post(house, "txt2img", infotext=text, seed=12, steps=4, negative_prompt=None)
+    drawn = [json.loads(reply.json()["info"]) for reply in (again, other)]
+
+    assert [(info["prompt"], info["negative_prompt"]) for info in drawn] == [
+        ("a red circle", "a dog")
+    ] * 2
+    assert [(info["width"], info["height"], info["cfg_scale"]) for info in drawn] == [
+        (64, 128, 5)
+    ] * 2
+    assert [(info["seed"], info["steps"]) for info in drawn] == [(11, 3), (12, 4)]
