@@ -11,7 +11,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.bodies import BUDGET
+from gateway.bodies import BUDGET, give_turn_back
 from gateway.rates import rate_headers
 from services.rpc.interceptors import REQUEST_ID_KEY
 from services.rpc.principals import SUITE, become
@@ -57,6 +57,7 @@ class RequestLog:
             await self._app(scope, receive, send_with_id)
         finally:
             BUDGET.release(scope)
+            give_turn_back(scope)
             log.info(
                 "http.answered",
                 method=scope["method"],
