@@ -9,9 +9,10 @@ the interpreter's; and text that UTF-8 cannot hold is refused.
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import FormParserError
@@ -29,10 +30,16 @@ from services.rpc.errors import Canceled, InvalidRequest, Unavailable
 LIMIT_BYTES = 64 * 1024 * 1024
 # Parsing more than this takes long enough to be felt by other requests.
 PARSED_IN_LINE_BYTES = 256 * 1024
+# What waits for its turn lies on disk, but for this much.
+SPOOLED_BYTES = 256 * 1024
+WRITTEN_BYTES = 256 * 1024
+# Large bodies in memory at the same moment, each several times while it is taken apart.
+PARSED_AT_ONCE = 2
 MAX_DEPTH = 100
 MAX_PARTS = 1000
 RETRY_AFTER_SECONDS = 5
 _HELD = "gateway.held_bytes"
+_TURN = "gateway.turn"
 
 Form = dict[str, list[str | Upload]]
 
@@ -83,12 +90,23 @@ class Budget:
         self.held_bytes -= scope.pop(_HELD, 0)
 
 
-BUDGET = Budget(512 * 1024 * 1024)
+# On disk: a body of more than SPOOLED_BYTES waits there until its turn comes.
+BUDGET = Budget(4 * 1024 * 1024 * 1024)
+
+
+def give_turn_back(scope: Scope) -> bool:
+    """Let the next large body into memory, if this request's is there; tell whether it was."""
+    turns: asyncio.Semaphore | None = scope.pop(_TURN, None)
+    if turns:
+        turns.release()
+    return turns is not None
 
 
 async def read_body(request: Request, kind: Body, limit_bytes: int = LIMIT_BYTES) -> Any:
     """
     Read what an operation wants to read; nothing of a body that nobody asked for.
+
+    A large body arrives on disk, and is in memory from its turn on until ``give_turn_back``.
 
     Returns:
         A JSON value, a Form, or None where there is none.
@@ -101,11 +119,13 @@ async def read_body(request: Request, kind: Body, limit_bytes: int = LIMIT_BYTES
     """
     if kind is Body.NONE:
         return None
-    content = await read_bytes(request, limit_bytes)
     media_type = request.headers.get("content-type", "")
-    if len(content) <= PARSED_IN_LINE_BYTES:
-        return parse(content, media_type, kind)
-    return await asyncio.to_thread(parse, content, media_type, kind)
+    with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as file:
+        size = await _receive(request, file, limit_bytes, Patience(), BUDGET)
+        if size <= PARSED_IN_LINE_BYTES:
+            return parse(file.read(), media_type, kind)
+        await _take_turn(request)
+        return await asyncio.to_thread(_parse_file, file, media_type, kind)
 
 
 async def read_bytes(
@@ -124,10 +144,19 @@ async def read_bytes(
         RequestTimeout: If the caller is too slow.
         Unavailable: If there is no room for the body now.
     """
+    with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as file:
+        await _receive(request, file, limit_bytes, patience, budget)
+        return file.read()
+
+
+async def _receive(
+    request: Request, file: IO[bytes], limit_bytes: int, patience: Patience, budget: Budget
+) -> int:
+    """Write a body into a file, which is at its beginning then, and count its bytes."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and (len(declared) > 18 or int(declared) > limit_bytes):
         raise too_large(limit_bytes)
-    chunks, size = [], 0
+    held, size = bytearray(), 0
     try:
         async with asyncio.timeout(patience.seconds):
             async for chunk in _chunks(request, patience):
@@ -135,7 +164,10 @@ async def read_bytes(
                 if size > limit_bytes:
                     raise too_large(limit_bytes)
                 budget.take(request.scope, len(chunk))
-                chunks.append(chunk)
+                held += chunk
+                if len(held) >= WRITTEN_BYTES:
+                    await asyncio.to_thread(file.write, bytes(held))
+                    held.clear()
     except ClientDisconnect:
         raise Canceled("the caller left before its request was complete") from None
     except TimeoutError:
@@ -143,7 +175,24 @@ async def read_bytes(
             f"the request body did not arrive: {patience.idle_seconds:g} s passed without a byte,"
             f" or {patience.seconds:g} s in all"
         ) from None
-    return b"".join(chunks)
+    file.write(held)
+    file.seek(0)
+    return size
+
+
+async def _take_turn(request: Request) -> None:
+    """Wait until there is memory for a large body; the application's requests share it."""
+    state = request.app.state
+    if not hasattr(state, "turns"):
+        state.turns = asyncio.Semaphore(PARSED_AT_ONCE)
+    await state.turns.acquire()
+    request.scope[_TURN] = state.turns
+
+
+def _parse_file(file: IO[bytes], media_type: str, kind: Body) -> Any:
+    if _is_multipart(media_type) and kind in (Body.FORM, Body.JSON_OR_FORM):
+        return parse_multipart(iter(lambda: file.read(WRITTEN_BYTES), b""), media_type)
+    return parse(file.read(), media_type, kind)
 
 
 def too_large(limit_bytes: int) -> InvalidRequest:
@@ -211,15 +260,12 @@ def parse_form(content: bytes, media_type: str) -> Form:
     Raises:
         InvalidRequest: With BODY_INVALID.
     """
-    kind, options = parse_options_header(media_type)
+    if _is_multipart(media_type):
+        return parse_multipart([content], media_type)
     try:
-        if kind == b"multipart/form-data":
-            return _multipart(content, options.get(b"boundary"))
         pairs = parse_qsl(content.decode(), keep_blank_values=True, max_num_fields=MAX_PARTS)
     except UnicodeDecodeError:
         _invalid("a text of the form is not UTF-8")
-    except FormParserError as error:
-        _invalid(f"the body is not a form: {error}")
     except ValueError:
         _invalid(f"the form has more than {MAX_PARTS} parts")
     form: Form = {}
@@ -228,7 +274,27 @@ def parse_form(content: bytes, media_type: str) -> Form:
     return form
 
 
-def _multipart(content: bytes, boundary: bytes | None) -> Form:
+def parse_multipart(pieces: Iterable[bytes], media_type: str) -> Form:
+    """
+    Parse a form of type multipart/form-data that comes in pieces.
+
+    Raises:
+        InvalidRequest: With BODY_INVALID.
+    """
+    _, options = parse_options_header(media_type)
+    try:
+        return _multipart(pieces, options.get(b"boundary"))
+    except UnicodeDecodeError:
+        _invalid("a text of the form is not UTF-8")
+    except FormParserError as error:
+        _invalid(f"the body is not a form: {error}")
+
+
+def _is_multipart(media_type: str) -> bool:
+    return parse_options_header(media_type)[0] == b"multipart/form-data"
+
+
+def _multipart(pieces: Iterable[bytes], boundary: bytes | None) -> Form:
     form: Form = {}
     count = itertools.count(1)
     ended = []
@@ -254,7 +320,8 @@ def _multipart(content: bytes, boundary: bytes | None) -> Form:
         boundary=boundary,
         config={"MAX_MEMORY_FILE_SIZE": LIMIT_BYTES},
     )
-    parser.write(content)
+    for piece in pieces:
+        parser.write(piece)
     parser.finalize()
     if not ended:
         _invalid("the form does not end with its boundary; it was cut off")

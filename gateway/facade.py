@@ -19,7 +19,7 @@ from starlette.responses import Response
 from gateway import assets, jobs
 from gateway.answers import failure_of, internal_error, job_headers, refusal, response
 from gateway.auth import Door
-from gateway.bodies import read_body
+from gateway.bodies import give_turn_back, read_body
 from gateway.connections import hint_of
 from gateway.dialect import (
     Answer,
@@ -209,10 +209,18 @@ async def _generate(visit: Visit, operation: Generate) -> Response:
         result_seconds=_result_seconds(visit, operation, label),
     )
     crash_point("gateway.after_submit")
+    order = _let_go(visit, order)
     structlog.contextvars.bind_contextvars(job=visit.job.name)
     if visit.job.replayed:
         _replay(visit, order)
     return await _DELIVERIES[order.delivery](visit, operation, order)
+
+
+def _let_go(visit: Visit, order: Order) -> Order:
+    """Free the memory of a large body: its images are stored, and the answer may take minutes."""
+    if give_turn_back(visit.request.scope) and isinstance(visit.call.body, dict):
+        visit.call.body.clear()
+    return replace(order, input_images=(), mask=None)
 
 
 def _result_seconds(visit: Visit, operation: Generate, label: str) -> float | None:

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.auth import ALLOWANCE
-from gateway.bodies import BUDGET
+from gateway.bodies import BUDGET, give_turn_back
 from services.rpc.interceptors import REQUEST_ID_KEY
 from services.rpc.principals import SUITE, become
 from services.rpc.rates import WINDOW_SECONDS, Allowance
@@ -60,6 +60,7 @@ class RequestLog:
             await self._app(scope, receive, send_with_id)
         finally:
             BUDGET.release(scope)
+            give_turn_back(scope)
             log.info(
                 "http.answered",
                 method=scope["method"],
