@@ -7,6 +7,7 @@ wrong on the way becomes the dialect's own words for it, here and nowhere else.
 """
 
 import asyncio
+import functools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
@@ -91,6 +92,7 @@ class Visit:
     Attributes:
         job: The job it is about, as far as it is known; an error's answer tells of it.
         once: What makes it the same as an earlier request.
+        admitted: Is called when it has made a job.
         applied: The caller's preferences that were followed.
     """
 
@@ -101,6 +103,7 @@ class Visit:
     call: Call
     job: job_pb2.Job | None = field(default=None)
     once: Once = ALONE
+    admitted: Callable[[], None] = lambda: None
     applied: list[str] = field(default_factory=list)
 
     @property
@@ -172,6 +175,7 @@ class Facade:
         body = Reading(body) if isinstance(body, dict) else body
         found = await look_up(visit.suite, visit.dialect, frozenset(operation.needs))
         visit.call = replace(visit.call, body=body, route=operation.path, found=found)
+        visit.admitted = functools.partial(self._pressure.admitted, caller().account)
         with self._pressure.noted(caller().account):
             return await _HANDLERS[type(operation)](visit, operation)
 
@@ -200,6 +204,7 @@ async def _generate(visit: Visit, operation: Generate) -> Response:
     visit.job = await jobs.submit(
         visit.suite, order, label, job_id=job_id, strict=strict, once=visit.once
     )
+    visit.admitted()
     structlog.contextvars.bind_contextvars(job=visit.job.name)
     if visit.job.replayed:
         _replay(visit, order)
@@ -329,6 +334,7 @@ async def _retry_job(visit: Visit, operation: RetryJob) -> Response:
     visit.job = await visit.suite.inference.RetryJob(
         inference_service_pb2.RetryJobRequest(name=name, idempotency_key=visit.once.key)
     )
+    visit.admitted()
     return _job_response(visit, operation.encode(visit.shown()))
 
 

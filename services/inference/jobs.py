@@ -10,9 +10,11 @@ Every arrow is one transaction that counts the revision up by one; two that star
 revision cannot both happen, so a cancel that races a completion has one winner.
 """
 
+import collections
+import contextlib
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -32,6 +34,7 @@ from services.inference.store import (
     FullError,
     JobStore,
     Key,
+    require_room,
 )
 from services.rpc.errors import (
     AlreadyExists,
@@ -80,6 +83,8 @@ class Jobs:
         self._finish_attempt: Callable[[str], Awaitable[None]] = _do_nothing
         self._wake_outbox: Callable[[], None] = lambda: None
         self._slot_count = 1
+        # How many of each account are on their way to become jobs.
+        self._admitting: collections.Counter[str] = collections.Counter()
         self.paces = Paces()
 
     def on_change(
@@ -157,17 +162,36 @@ class Jobs:
         self._wake_dispatcher()
         return await self._with_progress(job)
 
-    async def require_room(self, bounds: Bounds) -> None:
+    @contextlib.asynccontextmanager
+    async def place(self, bounds: Bounds) -> AsyncIterator[None]:
         """
-        Insist that the caller may have one more job.
+        Take a place for one more job of the caller within the block, in which it is made.
+
+        No more than fit are let in, so that those that do not need not wait for the database to
+        learn it.
 
         Raises:
             Exhausted: If there are as many jobs as *bounds* permit.
         """
+        account = caller().account
+        counts = await self._store.counts(account, bounds)
+        own, all_ = self._admitting[account] + 1, self._admitting.total() + 1
         try:
-            await self._store.require_room(caller().account, bounds)
+            require_room(
+                Bounds(
+                    counts.account_unfinished + own,
+                    counts.account_queued + own,
+                    counts.queued + all_,
+                ),
+                bounds,
+            )
         except FullError as full:
             raise self._full(full) from None
+        self._admitting[account] += 1
+        try:
+            yield
+        finally:
+            self._admitting -= collections.Counter([account])
 
     def _full(self, full: FullError) -> Exhausted:
         whose = "everybody" if full.bound == "queued" else "account"
