@@ -10,10 +10,12 @@ Every arrow is one transaction that counts the revision up by one; two that star
 revision cannot both happen, so a cancel that races a completion has one winner.
 """
 
+import asyncio
 import collections
 import contextlib
 import re
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
 import structlog
@@ -83,6 +85,9 @@ class Jobs:
         self._finish_attempt: Callable[[str], Awaitable[None]] = _do_nothing
         self._wake_outbox: Callable[[], None] = lambda: None
         self._slot_count = 1
+        self._twins: weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
         # How many of each account are on their way to become jobs.
         self._admitting: collections.Counter[str] = collections.Counter()
         self.paces = Paces()
@@ -202,6 +207,16 @@ class Jobs:
             metadata={"limit": str(full.limit), "of": whose},
             retry_after_seconds=self.paces.next_end_seconds(self._slot_count),
         )
+
+    @contextlib.asynccontextmanager
+    async def alone(self, key: Key) -> AsyncIterator[None]:
+        """Let one request at a time with a key of the caller's into the block, in this process."""
+        if not key.key:
+            yield
+            return
+        lock = self._twins.setdefault((caller().account, key.key), asyncio.Lock())
+        async with lock:
+            yield
 
     async def replayed(self, key: Key) -> job_pb2.Job | None:
         """

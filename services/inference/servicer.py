@@ -90,11 +90,12 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
         key = key_of(request)
-        if before := await self._jobs.replayed(key):
-            return before
-        bounds = self._bounds()
-        async with self._jobs.place(bounds):
-            return await self._create(request, key, bounds)
+        async with self._jobs.alone(key):
+            if before := await self._jobs.replayed(key):
+                return before
+            bounds = self._bounds()
+            async with self._jobs.place(bounds):
+                return await self._create(request, key, bounds)
 
     async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
         return await self._jobs.get(request.name, preview=request.include_preview)
@@ -117,11 +118,12 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def RetryJob(self, request: RetryJobRequest, context: Context) -> Job:
         key = Key(request.idempotency_key, f"retry {request.name}".encode())
-        if again := await self._jobs.replayed(key):
-            return again
-        bounds = self._bounds()
-        async with self._jobs.place(bounds):
-            return await self._retry(request, key, bounds)
+        async with self._jobs.alone(key):
+            if again := await self._jobs.replayed(key):
+                return again
+            bounds = self._bounds()
+            async with self._jobs.place(bounds):
+                return await self._retry(request, key, bounds)
 
     async def ListSamplers(
         self, request: ListSamplersRequest, context: Context
