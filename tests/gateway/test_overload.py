@@ -9,9 +9,8 @@ import pytest
 from pictor.inference.v1 import job_pb2
 from tests.gateway.house import open_house
 
-BODY = {"model": "pictor/shapes", "prompt": "a", "width": 64, "height": 64}
-URL = "/v1/inference/image"
-OPENAI = "/v1/images/generations"
+BODY = {"model": "pictor/shapes", "prompt": "a", "size": "64x64"}
+URL = "/v1/images/generations"
 SLOTS, STEP_SECONDS = 2, 0.1
 
 
@@ -58,7 +57,7 @@ async def test_a_greedy_caller_holds_nobody_up(tmp_path):
         async with house.client() as greedy, house.client(modest) as client:
             with house.held():
                 made = [
-                    (await greedy.post(OPENAI, json={**BODY, "async": True})).status_code
+                    (await greedy.post(URL, json={**BODY, "async": True})).status_code
                     for _ in range(200)
                 ]
             before = ended(await house.jobs())
