@@ -7,6 +7,7 @@ wrong on the way becomes the dialect's own words for it, here and nowhere else.
 """
 
 import asyncio
+import functools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,7 @@ class Visit:
     Attributes:
         job: The job it is about, as far as it is known; an error's answer tells of it.
         once: What makes it the same as an earlier request.
+        admitted: Is called when it has made a job.
         applied: The caller's preferences that were followed.
     """
 
@@ -102,6 +104,7 @@ class Visit:
     call: Call
     job: job_pb2.Job | None = field(default=None)
     once: Once = ALONE
+    admitted: Callable[[], None] = lambda: None
     applied: list[str] = field(default_factory=list)
 
     @property
@@ -173,6 +176,7 @@ class Facade:
         body = Reading(body) if isinstance(body, dict) else body
         found = await look_up(visit.suite, visit.dialect, frozenset(operation.needs))
         visit.call = replace(visit.call, body=body, route=operation.path, found=found)
+        visit.admitted = functools.partial(self._pressure.admitted, caller().account)
         with self._pressure.noted(caller().account):
             return await _HANDLERS[type(operation)](visit, operation)
 
@@ -210,6 +214,7 @@ async def _generate(visit: Visit, operation: Generate) -> Response:
     )
     crash_point("gateway.after_submit")
     order = _let_go(visit, order)
+    visit.admitted()
     structlog.contextvars.bind_contextvars(job=visit.job.name)
     if visit.job.replayed:
         _replay(visit, order)
@@ -357,6 +362,7 @@ async def _retry_job(visit: Visit, operation: RetryJob) -> Response:
     visit.job = await visit.suite.inference.RetryJob(
         inference_service_pb2.RetryJobRequest(name=name, idempotency_key=visit.once.key)
     )
+    visit.admitted()
     return _job_response(visit, operation.encode(visit.shown()))
 
 

@@ -10,9 +10,13 @@ Every arrow is one transaction that counts the revision up by one; two that star
 revision cannot both happen, so a cancel that races a completion has one winner.
 """
 
+import asyncio
+import collections
+import contextlib
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
 import structlog
 from google.protobuf import duration_pb2
@@ -34,6 +38,7 @@ from services.inference.store import (
     FullError,
     JobStore,
     Key,
+    require_room,
 )
 from services.paging import encode_token, sequence_of
 from services.rpc.errors import (
@@ -82,6 +87,11 @@ class Jobs:
         self._stop_attempt: Callable[[str], None] = lambda _name: None
         self._finish_attempt: Callable[[str], Awaitable[None]] = _do_nothing
         self._on_end: list[Callable[[], None]] = []
+        self._twins: weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+        # How many of each account are on their way to become jobs.
+        self._admitting: collections.Counter[str] = collections.Counter()
         self.paces = Paces()
 
     def on_change(
@@ -162,17 +172,36 @@ class Jobs:
         self._wake_dispatcher()
         return await self._with_progress(job)
 
-    async def require_room(self, bounds: Bounds) -> None:
+    @contextlib.asynccontextmanager
+    async def place(self, bounds: Bounds) -> AsyncIterator[None]:
         """
-        Insist that the caller may have one more job.
+        Take a place for one more job of the caller within the block, in which it is made.
+
+        No more than fit are let in, so that those that do not need not wait for the database to
+        learn it.
 
         Raises:
             Exhausted: If there are as many jobs as *bounds* permit.
         """
+        account = caller().account
+        counts = await self._store.counts(account, bounds)
+        own, all_ = self._admitting[account] + 1, self._admitting.total() + 1
         try:
-            await self._store.require_room(caller().account, bounds)
+            require_room(
+                Bounds(
+                    counts.account_unfinished + own,
+                    counts.account_queued + own,
+                    counts.queued + all_,
+                ),
+                bounds,
+            )
         except FullError as full:
             raise self._full(full) from None
+        self._admitting[account] += 1
+        try:
+            yield
+        finally:
+            self._admitting -= collections.Counter([account])
 
     def _full(self, full: FullError) -> Exhausted:
         whose = "everybody" if full.bound == "queued" else "account"
@@ -183,6 +212,16 @@ class Jobs:
             metadata={"limit": str(full.limit), "of": whose},
             retry_after_seconds=self.paces.next_end_seconds(),
         )
+
+    @contextlib.asynccontextmanager
+    async def alone(self, key: Key) -> AsyncIterator[None]:
+        """Let one request at a time with a key of the caller's into the block, in this process."""
+        if not key.key:
+            yield
+            return
+        lock = self._twins.setdefault((caller().account, key.key), asyncio.Lock())
+        async with lock:
+            yield
 
     async def replayed(self, key: Key) -> job_pb2.Job | None:
         """

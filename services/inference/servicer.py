@@ -100,10 +100,76 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
         key = key_of(request)
-        if before := await self._jobs.replayed(key):
-            return before
-        bounds = self._bounds()
-        await self._jobs.require_room(bounds)
+        async with self._jobs.alone(key):
+            if before := await self._jobs.replayed(key):
+                return before
+            bounds = self._bounds()
+            async with self._jobs.place(bounds):
+                return await self._create(request, key, bounds)
+
+    async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
+        return await self._jobs.get(request.name, preview=request.include_preview)
+
+    async def ListJobs(self, request: ListJobsRequest, context: Context) -> ListJobsResponse:
+        jobs, token = await self._history.page(
+            page_size(request.page_size), request.page_token, filter_of(request)
+        )
+        return ListJobsResponse(jobs=jobs, next_page_token=token)
+
+    async def DeleteJob(self, request: DeleteJobRequest, context: Context) -> empty_pb2.Empty:
+        await self._history.delete(request.name)
+        return empty_pb2.Empty()
+
+    async def CancelJob(self, request: CancelJobRequest, context: Context) -> Job:
+        return await self._jobs.cancel(request.name)
+
+    async def FinishJob(self, request: FinishJobRequest, context: Context) -> Job:
+        return await self._jobs.finish(request.name)
+
+    async def RetryJob(self, request: RetryJobRequest, context: Context) -> Job:
+        key = Key(request.idempotency_key, f"retry {request.name}".encode())
+        async with self._jobs.alone(key):
+            if again := await self._jobs.replayed(key):
+                return again
+            bounds = self._bounds()
+            async with self._jobs.place(bounds):
+                return await self._retry(request, key, bounds)
+
+    async def ListSamplers(
+        self, request: ListSamplersRequest, context: Context
+    ) -> ListSamplersResponse:
+        return ListSamplersResponse(
+            samplers=[
+                sampler_pb2.Sampler(name=s.name, scheduler=s.scheduler, schedules=s.schedules)
+                for s in available_samplers()
+            ],
+            schedules=[
+                sampler_pb2.Schedule(name=s.name, label=s.label) for s in SCHEDULES.values()
+            ],
+        )
+
+    async def ListWebhookDeliveries(
+        self, request: ListWebhookDeliveriesRequest, context: Context
+    ) -> ListWebhookDeliveriesResponse:
+        found, token = await self._jobs.deliveries(
+            request.job, page_size(request.page_size), request.page_token
+        )
+        return ListWebhookDeliveriesResponse(
+            webhook_deliveries=[to_message(one) for one in found], next_page_token=token
+        )
+
+    async def WatchJob(
+        self, request: WatchJobRequest, context: Context
+    ) -> AsyncIterator[WatchJobResponse]:
+        watch = self._watching.watch(
+            request.name, request.after_revision, previews=request.include_previews
+        )
+        async with contextlib.aclosing(watch) as responses:  # type: ignore[type-var]  # an async generator
+            async for response in responses:
+                yield response
+                crash_point("inference.mid_stream")
+
+    async def _create(self, request: CreateJobRequest, key: Key, bounds: Bounds) -> Job:
         asked = request.generation
         if not asked.model:
             raise invalid(
@@ -155,31 +221,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         await self._give_back(held, job_id, job)
         return job
 
-    async def GetJob(self, request: GetJobRequest, context: Context) -> Job:
-        return await self._jobs.get(request.name, preview=request.include_preview)
-
-    async def ListJobs(self, request: ListJobsRequest, context: Context) -> ListJobsResponse:
-        jobs, token = await self._history.page(
-            page_size(request.page_size), request.page_token, filter_of(request)
-        )
-        return ListJobsResponse(jobs=jobs, next_page_token=token)
-
-    async def DeleteJob(self, request: DeleteJobRequest, context: Context) -> empty_pb2.Empty:
-        await self._history.delete(request.name)
-        return empty_pb2.Empty()
-
-    async def CancelJob(self, request: CancelJobRequest, context: Context) -> Job:
-        return await self._jobs.cancel(request.name)
-
-    async def FinishJob(self, request: FinishJobRequest, context: Context) -> Job:
-        return await self._jobs.finish(request.name)
-
-    async def RetryJob(self, request: RetryJobRequest, context: Context) -> Job:
-        key = Key(request.idempotency_key, f"retry {request.name}".encode())
-        if again := await self._jobs.replayed(key):
-            return again
-        bounds = self._bounds()
-        await self._jobs.require_room(bounds)
+    async def _retry(self, request: RetryJobRequest, key: Key, bounds: Bounds) -> Job:
         before = await self._jobs.ended_badly(request.name)
         model = await self._model(before.generation.model)
         await self._input_size(before.generation)
@@ -208,40 +250,6 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         )
         await self._give_back(held, job_id, job)
         return job
-
-    async def ListSamplers(
-        self, request: ListSamplersRequest, context: Context
-    ) -> ListSamplersResponse:
-        return ListSamplersResponse(
-            samplers=[
-                sampler_pb2.Sampler(name=s.name, scheduler=s.scheduler, schedules=s.schedules)
-                for s in available_samplers()
-            ],
-            schedules=[
-                sampler_pb2.Schedule(name=s.name, label=s.label) for s in SCHEDULES.values()
-            ],
-        )
-
-    async def ListWebhookDeliveries(
-        self, request: ListWebhookDeliveriesRequest, context: Context
-    ) -> ListWebhookDeliveriesResponse:
-        found, token = await self._jobs.deliveries(
-            request.job, page_size(request.page_size), request.page_token
-        )
-        return ListWebhookDeliveriesResponse(
-            webhook_deliveries=[to_message(one) for one in found], next_page_token=token
-        )
-
-    async def WatchJob(
-        self, request: WatchJobRequest, context: Context
-    ) -> AsyncIterator[WatchJobResponse]:
-        watch = self._watching.watch(
-            request.name, request.after_revision, previews=request.include_previews
-        )
-        async with contextlib.aclosing(watch) as responses:  # type: ignore[type-var]  # an async generator
-            async for response in responses:
-                yield response
-                crash_point("inference.mid_stream")
 
     def _bounds(self) -> Bounds:
         """Return how many jobs there may be, the caller's among them."""

@@ -333,7 +333,7 @@ class JobStore:
                 if inputs := [{"job": job.name, "asset": asset} for asset in _inputs(job)]:
                     await connection.execute(insert(INPUTS), inputs)
                 # Now that the row is there, no other can come in between.
-                await _require_room(connection, job.account, bounds, 0)
+                require_room(await _counts(connection, job.account, bounds), bounds)
                 await self._add_event(connection, job)
                 if key.key:
                     await _add_key(connection, job, key)
@@ -343,15 +343,10 @@ class JobStore:
         crash_point("inference.after_admission")
         return True
 
-    async def require_room(self, account: str, bounds: Bounds) -> None:
-        """
-        Insist that an account may have one more job.
-
-        Raises:
-            FullError: If there would be too many.
-        """
+    async def counts(self, account: str, bounds: Bounds) -> Bounds:
+        """Count what has a bound, each up to one more than that."""
         async with self._database.connect() as connection:
-            await _require_room(connection, account, bounds, 1)
+            return await _counts(connection, account, bounds)
 
     async def key(self, account: str, key: str) -> tuple[bytes, str] | None:
         """Read the fingerprint and the job of a key, if it was used."""
@@ -771,22 +766,29 @@ async def _turn(connection: AsyncConnection, job: job_pb2.Job) -> int:
     return begin if last is None else max(begin, last)
 
 
-async def _require_room(
-    connection: AsyncConnection, account: str, bounds: Bounds, more: int
-) -> None:
-    """Raise FullError if there are more jobs than there may be, *more* of them to come."""
+def require_room(counts: Bounds, bounds: Bounds) -> None:
+    """
+    Insist that there are no more jobs than there may be.
+
+    Raises:
+        FullError: If there are.
+    """
+    for name, count, limit in zip(Bounds._fields, counts, bounds, strict=True):
+        if limit and count > limit:
+            raise FullError(name, limit)
+
+
+async def _counts(connection: AsyncConnection, account: str, bounds: Bounds) -> Bounds:
     own = (JOBS.c.account == account,) if account else (false(),)
     queued, unfinished = (JOBS.c.state == QUEUED,), (JOBS.c.state.in_([QUEUED, RUNNING]),)
-    counted = zip(
-        bounds._fields, bounds, ((*own, *unfinished), (*own, *queued), queued), strict=True
-    )
-    for name, limit, conditions in counted:
-        if not limit:
-            continue
-        some = select(JOBS.c.sequence).where(*conditions).limit(limit + 1)
-        count = await connection.scalar(select(func.count()).select_from(some.subquery()))
-        if int(count or 0) + more > limit:
-            raise FullError(name, limit)
+    counts = []
+    for limit, conditions in zip(
+        bounds, ((*own, *unfinished), (*own, *queued), queued), strict=True
+    ):
+        some = select(JOBS.c.sequence).where(*conditions).limit(limit + 1).subquery()
+        count = await connection.scalar(select(func.count()).select_from(some)) if limit else 0
+        counts.append(int(count or 0))
+    return Bounds(*counts)
 
 
 async def _add_key(connection: AsyncConnection, job: job_pb2.Job, key: Key) -> None:

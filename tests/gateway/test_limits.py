@@ -5,7 +5,7 @@ import asyncio
 import openai
 import pytest
 
-from gateway.pressure import REMEMBERED_SECONDS, Pressure
+from gateway.pressure import ASKING_SECONDS, FORGOTTEN_SECONDS, REMEMBERED_SECONDS, Pressure
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from services.rpc.channels import open_channel
@@ -133,6 +133,30 @@ def test_a_refusal_is_forgotten_after_a_moment():
     refuse(pressure, "a", of="everybody")
     with pytest.raises(Exhausted):
         pressure.require_room("b")
+
+
+def test_one_request_asks_for_all_whether_there_is_room_again():
+    """
+    The others are refused until it is answered; when nobody was refused for a while, all may ask.
+    """
+    now = [0.0]
+    pressure = Pressure(lambda: now[0])
+    refuse(pressure, "a", of="account")
+    now[0] += REMEMBERED_SECONDS
+    pressure.require_room("a")
+    with pytest.raises(Exhausted):
+        pressure.require_room("a")
+    now[0] += ASKING_SECONDS
+    pressure.require_room("a")
+    refuse(pressure, "a", of="account")
+    pressure.admitted("a")
+    pressure.require_room("a")
+    with pytest.raises(Exhausted):
+        pressure.require_room("a")
+    now[0] += FORGOTTEN_SECONDS + 0.1
+    pressure.admitted("a")
+    for _ in range(3):
+        pressure.require_room("a")
 
 
 def refuse(pressure, account, *, of):

@@ -5,6 +5,7 @@ import pytest
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2
+from services.inference.store import Bounds, FullError, JobStore
 from services.rpc.errors import Exhausted
 from services.rpc.limits import Limits
 from services.rpc.principals import Principal, acting_for, become
@@ -157,3 +158,25 @@ async def test_a_repeated_request_needs_no_room(environ):
             again = await service.stub.CreateJob(request)
 
     assert again.name == first.name
+
+
+async def test_the_bound_holds_in_the_database_itself(database_url):
+    """
+    Whatever each process believes: of those that insert at once, no more than fit succeed.
+    """
+    stores = [await JobStore.open(database_url) for _ in range(2)]
+
+    async def insert(number):
+        job = Job(name=f"jobs/{number}", account=ALICE, state=Job.STATE_QUEUED, revision=1)
+        job.create_time.GetCurrentTime()
+        return await stores[number % 2].insert(job, bounds=Bounds(account_unfinished=5))
+
+    answers = await asyncio.gather(
+        *(insert(number) for number in range(20)), return_exceptions=True
+    )
+    queue = await stores[0].queue(100)
+    for store in stores:
+        await store.close()
+
+    assert len(queue) == sum(answer is True for answer in answers) == 5
+    assert all(isinstance(answer, FullError) for answer in answers if answer is not True)
