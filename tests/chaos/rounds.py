@@ -32,7 +32,8 @@ PLAIN_STEPS, REAL_STEPS = 30, 6
 ARMED_SECONDS = 0.5
 # How long after the clients' work a point may still be reached: device processes report each 2 s.
 LATE_SECONDS = 1.0
-HTTP_SECONDS = 20.0
+# Who waits no longer cancels its job.
+HTTP_SECONDS = 60.0
 
 
 @dataclass

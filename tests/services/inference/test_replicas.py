@@ -38,10 +38,11 @@ async def environ(tmp_path, postgres):
 
 @pytest.fixture
 async def two(environ):
-    """Two processes' worth of the service, in one loop."""
+    """Two processes' worth of the service, in one loop, which may be slow for a while."""
+    patient = {**environ, "PICTOR_LEASE_SECONDS": "30"}
     async with (
-        inference_in(environ, ScriptedExecutor()) as one,
-        inference_in(environ, ScriptedExecutor()) as other,
+        inference_in(patient, ScriptedExecutor()) as one,
+        inference_in(patient, ScriptedExecutor()) as other,
     ):
         yield one, other
 

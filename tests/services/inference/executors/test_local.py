@@ -36,7 +36,7 @@ async def environ(tmp_path_factory):
 async def executor(environ):
     """A local executor with two device processes on the CPU, both up."""
     async with open_executor(read(Settings, environ), environ) as executor:
-        await until(lambda: executor.slots == 6)
+        await until(lambda: executor.slot_count == 6)
         yield executor
 
 
@@ -85,14 +85,14 @@ async def test_two_processes_share_the_work_and_the_loss_of_one_ends_its_attempt
     await until(lambda: all(attempt.steps for attempt in attempts))
     counts = [process.running_count for process in executor._processes]
     executor._processes[0]._process.kill()
-    await until(lambda: executor.slots == 3)
+    await until(lambda: executor.slot_count == 3)
     ended = await asyncio.gather(*(one.task for one in attempts), return_exceptions=True)
 
     assert counts == [1, 1]
     assert sorted(type(one).__name__ for one in ended) == ["DeviceLost", "NoneType"]
     assert [len(a.result.job_result.images) for a in attempts if a.result] == [1]
     assert any(isinstance(one, DeviceLost) for one in ended)
-    await until(lambda: executor.slots == 6)
+    await until(lambda: executor.slot_count == 6)
     assert [process.running_count for process in executor._processes] == [0, 0]
 
 
