@@ -12,7 +12,16 @@ import benchmarks
 from benchmarks.report import NotMeasurable, table
 
 # What the benchmarks share.
-SUPPORT = {"__main__", "checkpoints", "in_process", "over_grpc", "report", "spans", "subjects"}
+SUPPORT = {
+    "__main__",
+    "checkpoints",
+    "in_process",
+    "over_grpc",
+    "report",
+    "spans",
+    "subjects",
+    "watched_suite",
+}
 
 
 def main(names: list[str]) -> None:

@@ -6,6 +6,7 @@ The gateway's process: HTTP in front, channels to the four services behind.
 
 import asyncio
 import contextlib
+import ctypes
 import functools
 import logging
 import math
@@ -32,6 +33,9 @@ from services.rpc.settings import duration, setting, switch
 BACKLOG = 512
 # More are answered 503: each takes a file, and a process has some thousand of them.
 MOST_CONNECTIONS = 1000
+# Of glibc's mallopt; a block that is larger is the system's, and goes back to it at once.
+_M_MMAP_THRESHOLD = -3
+LARGE_BYTES = 1024 * 1024
 # To write what is said to those that waited in vain.
 ANSWER_SECONDS = 2
 
@@ -101,6 +105,7 @@ async def running(
     # Where somebody has set up the standard library's logs already, this does nothing.
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING)
     listener, bound = _listen(settings.http_address)
+    _return_large_blocks()
     stopping = Stopping()
     served = discover() if dialects is None else dialects
     server = _Server(_config(settings, bound, served, stopping))
@@ -121,6 +126,12 @@ async def running(
 def main(arguments: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM."""
     run_process(Settings, running, os.environ, arguments=arguments)
+
+
+def _return_large_blocks() -> None:
+    """Let glibc give the memory of large bodies back; by default it learns to keep such blocks."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 class _Server(uvicorn.Server):

@@ -7,6 +7,7 @@ the interpreter's; and text that UTF-8 cannot hold is refused.
 """
 
 import asyncio
+import io
 import itertools
 import json
 import tempfile
@@ -308,8 +309,11 @@ def _multipart(pieces: Iterable[bytes], boundary: bytes | None) -> Form:
         form.setdefault(name.decode(), []).append(text)
 
     def add_file(file: File) -> None:
-        file.file_object.seek(0)
-        add(file.field_name, Upload(file.file_object.read()))
+        held = file.file_object
+        held.seek(0)
+        # In memory, by the limit below, where the value is the buffer itself and read() a copy.
+        content = held.getvalue() if isinstance(held, io.BytesIO) else held.read()
+        add(file.field_name, Upload(content))
         file.close()
 
     parser = FormParser(

@@ -9,6 +9,7 @@ wrong on the way becomes the dialect's own words for it, here and nowhere else.
 import asyncio
 import functools
 import re
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -124,6 +125,19 @@ class Visit:
         return Shown(self.job or job_pb2.Job(), self.preferences, tuple(contents), order)
 
 
+def forget_frames(error: BaseException) -> None:
+    """
+    Let go of what the functions held that an error came through, such as images of 25 MB.
+
+    gRPC's calls keep their errors, and errors their frames, which hold the calls: a circle that
+    the interpreter would only find much later.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+
+
 class Facade:
     """
     Makes endpoints out of operations.
@@ -156,9 +170,11 @@ class Facade:
         try:
             return await self._answer(visit)
         except SuiteError as error:
+            forget_frames(error)
             return refusal(dialect, error, operation=operation, job=visit.job)
-        except Exception:
+        except Exception as error:
             log.exception("http.failed", dialect=dialect.name)
+            forget_frames(error)
             return refusal(dialect, internal_error(), operation=operation, job=visit.job)
 
     async def _answer(self, visit: Visit) -> Response:

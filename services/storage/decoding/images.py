@@ -18,6 +18,7 @@ MEDIA_TYPES = {
     "MPO": "image/jpeg",
     "WEBP": "image/webp",
 }
+NO_DECODER = "could not create decoder object"
 FORMATS = ("PNG", "JPEG", "WEBP")
 # Values of EXIF's orientation for which a picture is shown with its sides exchanged.
 LYING = (5, 6, 7, 8)
@@ -139,6 +140,9 @@ def _header(file: BinaryIO) -> Image.Image:
     except MemoryError:
         raise too_much_memory() from None
     except Exception as error:  # noqa: BLE001 - parsers raise whatever they stumble over
+        if NO_DECODER in str(error):
+            # libwebp says the same of both.
+            raise _not_an_image("the WebP file is damaged, or too large to be decoded") from None
         raise _not_an_image(f"the image's header is damaged ({error})") from None
 
 
