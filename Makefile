@@ -34,6 +34,11 @@ test: $(INSTALLED) ## run the tests
 fuzz: $(INSTALLED) ## ask the gateway thousands of things that nobody thought of
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest tests/gateway/test_fuzzing.py
 
+.PHONY: chaos
+chaos: $(INSTALLED) ## kill processes at any moment, and check what survives
+	@$(BIN)/python -m tests.chaos --rounds $${ROUNDS:-50} --seed $${SEED:-1} \
+		--database $${DATABASE:-sqlite} --real-rounds $${REAL_ROUNDS:-2} $${REPORT:+--report $$REPORT}
+
 .PHONY: clients
 clients: ## fetch the clients for Node that the tests call
 	@npm install --prefix tests/clients --no-audit --no-fund --no-package-lock

@@ -92,6 +92,7 @@ class Need(enum.Enum):
     MODELS = enum.auto()
     SERVING = enum.auto()
     SAMPLERS = enum.auto()
+    ADAPTERS = enum.auto()
     CHOICES = enum.auto()
     JOBS = enum.auto()
 
@@ -109,6 +110,8 @@ class Found:
         choices: What the caller has chosen in this dialect, by name.
         jobs: The account's jobs of this dialect that have not ended, newest first. The oldest that
             runs carries its newest preview.
+        adapters: What a Generation may name in its loras.
+        embeddings: Words that a prompt may use.
     """
 
     models: Sequence[model_pb2.Model] = ()
@@ -117,6 +120,8 @@ class Found:
     schedules: Sequence[sampler_pb2.Schedule] = ()
     choices: Mapping[str, Any] = field(default_factory=dict)
     jobs: Sequence[job_pb2.Job] = ()
+    adapters: Sequence[str] = ()
+    embeddings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ from gateway.receipts import Reading, noted
 from gateway.suite import Suite
 from pictor.catalog.v1 import catalog_service_pb2
 from pictor.inference.v1 import inference_service_pb2, job_pb2
+from services.rpc.crash import crash_point
 from services.rpc.errors import (
     DeadlineExceeded,
     NotFound,
@@ -201,9 +202,11 @@ async def _generate(visit: Visit, operation: Generate) -> Response:
     order = replace(order, notes=noted(read, order.notes, visit.dialect.fields))
     label = f"{visit.dialect.name}/{operation.label}".rstrip("/")
     strict = visit.prefers(HANDLING_STRICT)
+    crash_point("gateway.before_submit")
     visit.job = await jobs.submit(
         visit.suite, order, label, job_id=job_id, strict=strict, once=visit.once
     )
+    crash_point("gateway.after_submit")
     visit.admitted()
     structlog.contextvars.bind_contextvars(job=visit.job.name)
     if visit.job.replayed:
@@ -246,6 +249,7 @@ async def _wait(visit: Visit, operation: Generate, order: Order) -> Response:
             f"job {visit.shown().job_id} is not finished after {visit.dialect.wait_seconds:g} s;"
             " it goes on, and can be asked for by its id"
         )
+    crash_point("gateway.before_answer")
     waited.replayed = job.replayed
     visit.job = _succeeded(visit, waited)
     contents = await _contents(visit, wanted=order.contents)
@@ -285,6 +289,7 @@ async def _event_texts(visit: Visit, operation: Generate, order: Order) -> Async
                 contents = await _contents(visit, wanted=True)
             for event in _streamed(operation, visit.shown(order, contents), message):
                 yield event_text(event.body, name=event.name)
+                crash_point("gateway.mid_stream")
     except SuiteError as error:
         event = _failed(visit, operation, error)
         yield event_text(event.body, name=event.name)

@@ -29,6 +29,9 @@ async def look_up(suite: Suite, dialect: Dialect, needs: "frozenset[Need]") -> F
     if Need.SAMPLERS in needs:
         known = await suite.inference.ListSamplers(inference_service_pb2.ListSamplersRequest())
         found |= {"samplers": known.samplers, "schedules": known.schedules}
+    if Need.ADAPTERS in needs:
+        there = await suite.catalog.ListAdapters(catalog_service_pb2.ListAdaptersRequest())
+        found |= {"adapters": there.adapters, "embeddings": there.embeddings}
     if Need.CHOICES in needs:
         request = preferences_pb2.GetPreferencesRequest(owner=_owner(), dialect=dialect.name)
         found["choices"] = await _as_suite(suite.accounts.GetPreferences, request)

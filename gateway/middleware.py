@@ -26,7 +26,7 @@ _FIT_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 class RequestLog:
     """
-    Gives each request an id, sends it back, and logs how the request was answered.
+    Gives each request an id, sends it and the seconds back, and logs how it was answered.
 
     Args:
         app: The application within.
@@ -52,6 +52,7 @@ class RequestLog:
                 status = message["status"]
                 headers = MutableHeaders(raw=message["headers"])
                 headers[REQUEST_ID_KEY] = request_id
+                headers["x-process-time"] = f"{time.monotonic() - started:.4f}"
                 headers.update(_allowance_headers(scope.get(ALLOWANCE)))
             await send(message)
 

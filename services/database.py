@@ -13,11 +13,18 @@ from typing import Any
 import asyncpg
 import structlog
 from sqlalchemy import event, make_url, text
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services import migrations
+from services.rpc.crash import crash_point
 from services.rpc.errors import Unavailable
 from services.rpc.settings import SettingError
 
@@ -28,6 +35,8 @@ CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
 AWAY_RETRY_SECONDS = 2.0
 RELISTEN_SECONDS = 1.0
+# What SQLite calls operational too, although no waiting helps.
+DEFECTS = ("no such table", "no such column", "syntax error", "malformed")
 # Any number that nobody else locks: processes that start together migrate one after the other.
 MIGRATION_LOCK = 0x70696374
 POSTGRESQL = "postgresql"
@@ -41,10 +50,12 @@ class Database:
 
     Args:
         engine: With the tables of the service's newest migration.
+        service: Whose they are.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, service: str) -> None:
         self._engine = engine
+        self._service = service
 
     @property
     def notifies(self) -> bool:
@@ -62,6 +73,8 @@ class Database:
         with _saying_that_it_is_away():
             async with self._engine.begin() as connection:
                 yield connection
+                crash_point(f"{self._service}.before_commit")
+        crash_point(f"{self._service}.after_commit")
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
@@ -135,7 +148,7 @@ async def open_database(url: str, service: str) -> Database:
             f"the database {_shown(url)} is of a newer version of Pictor than this one: run that,"
             f" or restore a backup from before; this one knows up to {migrations.newest(service)}"
         ) from None
-    return Database(engine)
+    return Database(engine, service)
 
 
 async def notify(connection: AsyncConnection, channel: str, payload: str) -> None:
@@ -212,12 +225,20 @@ async def _listen(
 def _saying_that_it_is_away() -> Any:
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+    except (DBAPIError, PoolTimeout, OSError) as error:
+        if isinstance(error, DBAPIError) and not _is_away(error):
+            raise
         log.warning("database.away", reason=type(error).__name__, detail=str(error.args[:1])[:200])
         raise Unavailable(
             "the database does not answer at the moment; nothing is lost, try again",
             retry_after_seconds=AWAY_RETRY_SECONDS,
         ) from error
+
+
+def _is_away(error: DBAPIError) -> bool:
+    if any(words in str(error) for words in DEFECTS):
+        return False
+    return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
 
 
 def _shown(url: str) -> str:

@@ -106,3 +106,16 @@ def _unknown_token() -> InvalidRequest:
         "page_token is not one that this list gave; send next_page_token of the page before, "
         "or nothing for the first page",
     )
+
+
+def sequence_of(page_token: str) -> int:
+    """
+    Read the token of a list that is ordered by numbers.
+
+    Raises:
+        InvalidRequest: If it is not one of ours.
+    """
+    (text,) = decode_token(page_token, 1)
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise invalid("page_token", "page_token is not one that this server has given out")
+    return int(text)

@@ -19,6 +19,7 @@ SHARED = (
     "services.rpc",
     "services.database",
     "services.migrations",
+    "services.outbound",
     "services.paging",
     "services.timestamps",
 )
@@ -39,7 +40,11 @@ FENCES = {
     ),
     "asyncpg": ("services/database.py",),
     "alembic": ("services/migrations.py", *(f"services/{name}/migrations/" for name in SERVICES)),
-    "httpx": ("services/storage/remote.py",),
+    "httpx": (
+        "services/outbound.py",
+        "services/storage/remote.py",
+        "services/inference/webhooks.py",
+    ),
     "starlette": ("gateway/",),
     "uvicorn": ("gateway/",),
     "click": ("cli/",),

@@ -139,7 +139,7 @@ def _decode(call: Call, table: Mapping[str, Parameter], scripts: Sequence[str]) 
         sampler=sampler,
         schedule=schedule,
         clip_skip=_clip_skip(values, chosen, notes),
-        output=_output(chosen),
+        output=_output({**chosen.values, **values["override_settings"]}),
         preview_count=_preview_count(values["steps"], chosen),
     )
     if values.get("enable_hr"):
@@ -213,7 +213,12 @@ def _prompt(values: Mapping[str, Any], key: str, applied: Sequence[str], notes: 
 
 def _clip_skip(values: Mapping[str, Any], chosen: options.Options, notes: list[Note]) -> int | None:
     settings = {"CLIP_stop_at_last_layers": chosen.values["CLIP_stop_at_last_layers"]}
-    known = ("CLIP_stop_at_last_layers", "sd_model_checkpoint", *options.WITHOUT_EFFECT)
+    known = (
+        "CLIP_stop_at_last_layers",
+        "sd_model_checkpoint",
+        *options.WITHOUT_EFFECT,
+        *options.OF_FILES,
+    )
     for name, value in values["override_settings"].items():
         if name == "CLIP_stop_at_last_layers":
             settings[name] = value
@@ -231,12 +236,12 @@ def _clip_skip(values: Mapping[str, Any], chosen: options.Options, notes: list[N
     )
 
 
-def _output(chosen: options.Options) -> generation_pb2.Output:
-    output = generation_pb2.Output(format=names.formats(str(chosen.values["samples_format"])))
+def _output(settings: Mapping[str, Any]) -> generation_pb2.Output:
+    output = generation_pb2.Output(format=names.formats(str(settings["samples_format"])))
     if output.format != generation_pb2.Output.FORMAT_PNG:
-        quality = chosen.values["jpeg_quality"]
-        output.quality = int(quality) if isinstance(quality, int | float) else 80
-        output.quality = min(max(output.quality, 1), 100)
+        quality = settings["jpeg_quality"]
+        quality = quality if isinstance(quality, int | float) else 80
+        output.quality = int(min(max(quality, 1), 100))
     return output
 
 
@@ -405,7 +410,7 @@ def _info(job: job_pb2.Job, contents: Sequence[str], values: Mapping[str, Any]) 
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": drawn.strength if drawn.HasField("strength") else None,
+        "denoising_strength": _strength(drawn),
         "extra_generation_params": _extra(said),
         "index_of_first_image": 0,
         "infotexts": texts,
@@ -415,6 +420,13 @@ def _info(job: job_pb2.Job, contents: Sequence[str], values: Mapping[str, Any]) 
         "is_using_inpainting_conditioning": False,
         "version": VERSION,
     }
+
+
+def _strength(drawn: generation_pb2.Generation) -> float | None:
+    """Return how much of the image was drawn anew: of the init image, or by the second pass."""
+    if drawn.HasField("strength"):
+        return drawn.strength
+    return drawn.hires.strength if drawn.HasField("hires") else None
 
 
 def _extra(said: Mapping[str, str]) -> dict[str, str]:

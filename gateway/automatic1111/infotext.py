@@ -7,7 +7,10 @@ from collections.abc import Iterator
 NEGATIVE = "Negative prompt:"
 # A last line with fewer pairs than this belongs to the prompt.
 LEAST_PAIRS = 3
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+# Nobody's parameters are longer. Files may hold megabytes of text, and the time that the pattern
+# takes for some of them grows with the square of their length.
+LONGEST_LINE = 16_384
+_PAIR = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _SIZE = re.compile(r"(\d+)x(\d+)")
 
 
@@ -22,7 +25,7 @@ def parse(text: str) -> dict[str, str]:
     if not text.strip():
         return {}
     *lines, last = text.strip().split("\n")
-    pairs = list(_PAIR.findall(last))
+    pairs = _PAIR.findall(last) if len(last) <= LONGEST_LINE else []
     if len(pairs) < LEAST_PAIRS:
         lines, pairs = [*lines, last], []
     positive: list[str] = []

@@ -17,7 +17,6 @@ EMPTY = (
     "prompt-styles",
     "sd-vae",
     "sd-modules",
-    "loras",
     "extensions",
 )
 _NAME = {"name": text()}
@@ -75,6 +74,9 @@ SCRIPT_INFO = listed(
     )
 )
 EMBEDDINGS = answered({"loaded": record({}), "skipped": record({})})
+LORAS = listed(
+    answered({**_NAME, "alias": text(), "path": text("A file's name."), "metadata": record({})})
+)
 FLAGS = record({}, about="Switches by their names.")
 MEMORY = answered({"ram": record({}), "cuda": record({})})
 NOTHING = listed({}, "Always empty: this server has none.", maxItems=0)
@@ -100,7 +102,7 @@ def schedulers(call: Call) -> Answer:
             {
                 "name": one.name,
                 "label": one.label,
-                "aliases": None,
+                "aliases": names.aliases(one) or None,
                 "default_rho": -1.0,
                 "need_inner_model": False,
             }
@@ -165,9 +167,26 @@ def script_info(_call: Call) -> Answer:
     return Answer([script])
 
 
-def embeddings(_call: Call) -> Answer:
-    """List the embeddings: none."""
-    return Answer({"loaded": {}, "skipped": {}})
+def embeddings(call: Call) -> Answer:
+    """List the embeddings by their words; what they hold is known where they are used."""
+    unknown = {
+        "step": None,
+        "sd_checkpoint": None,
+        "sd_checkpoint_name": None,
+        "shape": 0,
+        "vectors": 0,
+    }
+    return Answer({"loaded": dict.fromkeys(call.found.embeddings, unknown), "skipped": {}})
+
+
+def loras(call: Call) -> Answer:
+    """List the adapters, by the names that prompts take."""
+    return Answer(
+        [
+            {"name": name, "alias": name, "path": f"{name}.safetensors", "metadata": {}}
+            for name in call.found.adapters
+        ]
+    )
 
 
 def cmd_flags(_call: Call) -> Answer:

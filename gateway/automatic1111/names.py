@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from gateway.dialect import Found
 from pictor.catalog.v1 import model_pb2
-from pictor.inference.v1 import generation_pb2, job_pb2
+from pictor.inference.v1 import generation_pb2, job_pb2, sampler_pb2
 from pictor.storage.v1 import resampling_pb2
 
 Note = job_pb2.ParameterNote
@@ -35,11 +35,14 @@ RESAMPLING_NAMES = {
 }
 _HASH = re.compile(r"\s*\[[0-9a-f]{8,64}\]\s*$", re.IGNORECASE)
 _ENDING = re.compile(r"\.(safetensors|ckpt|pt)$", re.IGNORECASE)
+# No title is longer. Overrides may hold any text, which patterns must not walk through.
+MOST_TITLE_CHARS = 400
 # What the suite takes of adapters; see the comment of Generation.loras.
 MAX_ADAPTERS = 8
 MAX_WEIGHT = 2.0
 # A tag goes with the space before it.
-_NETWORK = re.compile(r" ?<(lora|lyco|hypernet):([^:>]+)((?::[^:>]*)*)>", re.IGNORECASE)
+_NETWORK = re.compile(r" ?<(lora|lyco|hypernet):([^<:>]*)((?::[^<:>]*)*)>", re.IGNORECASE)
+_BEGINNING = re.compile(r"(?<!<)<+(?=(?:lora|lyco|hypernet):)", re.IGNORECASE)
 _ADAPTER = re.compile(r"[^./\\:<>\x00-\x1f\x7f][^/\\:<>\x00-\x1f\x7f]{0,127}")
 
 
@@ -55,6 +58,8 @@ def stem(model: model_pb2.Model) -> str:
 
 def checkpoint(name: str, models: Iterable[model_pb2.Model]) -> model_pb2.Model | None:
     """Find a model by its title, with or without hash and ending, its stem, or another name."""
+    if len(name) > MOST_TITLE_CHARS:
+        return None
     wanted = _plain(name)
     for exact in (True, False):
         for model in models:
@@ -133,7 +138,9 @@ def upscaler_of(
 def without_networks(prompt: str) -> tuple[str, list[str]]:
     """Take ``<lora:name:weight>`` and its like out of a prompt; return it, and each of them."""
     tags = [match[0].strip() for match in _NETWORK.finditer(prompt)]
-    return _NETWORK.sub("", prompt).strip() if tags else prompt, tags
+    without = _NETWORK.sub("", prompt).strip() if tags else prompt
+    # What closes around a tag that is gone is none itself; it stays as words.
+    return _BEGINNING.sub("", without) if _NETWORK.search(without) else without, tags
 
 
 def loras_of(tags: Iterable[str]) -> tuple[list[generation_pb2.Lora], list[Note]]:
@@ -194,15 +201,17 @@ def _plain(name: str) -> str:
 def _split(sampler: str, found: Found) -> tuple[str, str]:
     lower = sampler.lower()
     if lower not in (one.name.lower() for one in found.samplers):
-        for ending in _schedule_names(found):
-            if lower.endswith(f" {ending.lower()}"):
-                return sampler[: -len(ending) - 1].rstrip(), ending
+        for schedule in found.schedules:
+            for ending in (schedule.label, schedule.name, *aliases(schedule)):
+                if lower.endswith(f" {ending.lower()}"):
+                    return sampler[: -len(ending) - 1].rstrip(), ending
     return sampler.strip(), ""
 
 
-def _schedule_names(found: Found) -> Iterator[str]:
-    for schedule in found.schedules:
-        yield from (schedule.label, schedule.name)
+def aliases(schedule: sampler_pb2.Schedule) -> list[str]:
+    """Return a schedule's further names: older clients write its label in one word."""
+    joined = schedule.label.replace(" ", "")
+    return [] if joined == schedule.label else [joined]
 
 
 def _schedule(name: str, found: Found) -> str | None:

@@ -34,13 +34,9 @@ DEFAULTS: dict[str, Any] = {
     "return_grid": False,
 }
 # Keys that clients override without asking for anything that would be missed.
-WITHOUT_EFFECT = (
-    "sd_checkpoint_hash",
-    "samples_save",
-    "samples_format",
-    "return_grid",
-    "send_seed",
-)
+WITHOUT_EFFECT = ("sd_checkpoint_hash", "samples_save", "return_grid", "send_seed")
+# Keys that say in which file a picture comes.
+OF_FILES = ("samples_format", "jpeg_quality")
 # SillyTavern takes a server that has it for another program.
 NEVER_SHOWN = frozenset({"forge_preset"})
 CLIP_SKIP = "CLIP_stop_at_last_layers"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway import schemas
+from gateway.automatic1111.infotext import parse
 from gateway.fields import Fields, parsed_number
 from gateway.schemas import Schema
 
@@ -165,7 +166,7 @@ COMMON: dict[str, Parameter] = {
     "send_images": switch(True),
     "save_images": switch(),
     "force_task_id": text(None),
-    "infotext": text(None, without_effect=("",)),
+    "infotext": text(None),
     "model": name(),
 }
 TXT2IMG = {
@@ -206,6 +207,24 @@ IMG2IMG = {
 }
 
 
+# What an infotext calls the fields.
+OF_INFOTEXT = {
+    "Prompt": "prompt",
+    "Negative prompt": "negative_prompt",
+    "Steps": "steps",
+    "Sampler": "sampler_name",
+    "Schedule type": "scheduler",
+    "CFG scale": "cfg_scale",
+    "Seed": "seed",
+    "Size-1": "width",
+    "Size-2": "height",
+    "Denoising strength": "denoising_strength",
+    "Hires upscale": "hr_scale",
+    "Hires steps": "hr_second_pass_steps",
+    "Hires upscaler": "hr_upscaler",
+}
+
+
 def read(body: Any, table: Mapping[str, Parameter]) -> tuple[Fields, dict[str, Any]]:
     """
     Read every field of a table.
@@ -218,7 +237,8 @@ def read(body: Any, table: Mapping[str, Parameter]) -> tuple[Fields, dict[str, A
     """
     Fields(body)
     # By name, one after the other: what nobody reads is noted as ignored.
-    given = {key: body[key] for key in table if key in body}
+    given = {key: body[key] for key in table if body.get(key) is not None}
+    given = {**_of_infotext(given.get("infotext"), table), **given}
     lenient = {key: _lenient(value, table[key]) for key, value in given.items()}
     fields = Fields(lenient)
     values = {}
@@ -226,6 +246,15 @@ def read(body: Any, table: Mapping[str, Parameter]) -> tuple[Fields, dict[str, A
         value = parameter.read(fields, key)
         values[key] = parameter.default if value is None else value
     return fields, values
+
+
+def _of_infotext(infotext: Any, table: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Return the fields that an infotext fills where the request leaves them out."""
+    told = parse(infotext) if isinstance(infotext, str) else {}
+    filled: dict[str, Any] = {OF_INFOTEXT[key]: told[key] for key in OF_INFOTEXT if told.get(key)}
+    if "hr_scale" in filled:
+        filled["enable_hr"] = True
+    return {key: value for key, value in filled.items() if key in table}
 
 
 def described(table: Mapping[str, Parameter], required: Sequence[str] = ()) -> Schema:

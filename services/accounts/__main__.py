@@ -13,6 +13,7 @@ from services.accounts.ledger import Ledger
 from services.accounts.preferences import Preferences
 from services.accounts.servicer import AccountsServicer, OwnAuthenticator
 from services.accounts.store import open_store
+from services.accounts.webhook_secrets import WebhookSecrets
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
 from services.rpc.server import Served, running_server, stop_of
@@ -60,7 +61,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         served = Served(
             SERVICE,
             accounts_service_pb2_grpc.add_AccountsServiceServicer_to_server,
-            AccountsServicer(accounts, Preferences(store), Ledger(store)),
+            AccountsServicer(accounts, Preferences(store), Ledger(store), WebhookSecrets(store)),
         )
         yield await stack.enter_async_context(
             running_server(

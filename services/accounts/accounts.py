@@ -30,6 +30,7 @@ from services.accounts.api_key import (
 )
 from services.accounts.store import Store
 from services.paging import next_token, page_size, position
+from services.rpc.crash import crash_point
 from services.rpc.errors import Unauthenticated
 from services.rpc.limits import SETTINGS_HOLD, Limits
 from services.rpc.principals import write_secret
@@ -75,6 +76,7 @@ class Accounts:
         Raises:
             Unauthenticated: If it opens none. A key's state is told only to who has its secret.
         """
+        crash_point("accounts.authenticate")
         if not secret:
             raise _refused("no API key was given", error_reason_pb2.ERROR_REASON_API_KEY_MISSING)
         prefix = prefix_of(secret) if len(secret) <= LONGEST_SECRET else None

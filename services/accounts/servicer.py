@@ -12,12 +12,15 @@ from pictor.accounts.v1 import (
     ledger_pb2,
     limits_pb2,
     preferences_pb2,
+    webhook_pb2,
 )
 from services.accounts.accounts import Accounts
 from services.accounts.ledger import Ledger, entry_message, hold_message
 from services.accounts.preferences import Preferences, from_struct, to_struct
+from services.accounts.webhook_secrets import WebhookSecrets
 from services.rpc.limits import Limits
 from services.rpc.principals import Principal, caller
+from services.timestamps import to_timestamp
 
 Context = ServicerContext[Any, Any]
 
@@ -30,12 +33,20 @@ class AccountsServicer(accounts_service_pb2_grpc.AccountsServiceServicer):
         accounts: The accounts of the suite.
         preferences: What the bearers of keys have chosen.
         ledger: Their credits.
+        webhook_secrets: What their webhooks are signed with.
     """
 
-    def __init__(self, accounts: Accounts, preferences: Preferences, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        accounts: Accounts,
+        preferences: Preferences,
+        ledger: Ledger,
+        webhook_secrets: WebhookSecrets,
+    ) -> None:
         self._accounts = accounts
         self._preferences = preferences
         self._ledger = ledger
+        self._webhook_secrets = webhook_secrets
 
     async def Authenticate(
         self, request: accounts_service_pb2.AuthenticateRequest, context: Context
@@ -184,6 +195,22 @@ class AccountsServicer(accounts_service_pb2_grpc.AccountsServiceServicer):
             holds=[hold for one in page.holds if (hold := hold_message(one))],
             next_page_token=page.next_page_token,
         )
+
+    async def RotateWebhookSecret(
+        self, request: webhook_pb2.RotateWebhookSecretRequest, context: Context
+    ) -> webhook_pb2.RotateWebhookSecretResponse:
+        """Make a new secret and show it, once."""
+        made = await self._webhook_secrets.rotate(request.name, caller())
+        return webhook_pb2.RotateWebhookSecretResponse(
+            secret=made.secret, previous_expire_time=to_timestamp(made.previous_expire_time)
+        )
+
+    async def GetWebhookSecrets(
+        self, request: webhook_pb2.GetWebhookSecretsRequest, context: Context
+    ) -> webhook_pb2.GetWebhookSecretsResponse:
+        """Read what is signed with."""
+        found = await self._webhook_secrets.of(request.name)
+        return webhook_pb2.GetWebhookSecretsResponse(secrets=found)
 
 
 class OwnAuthenticator:

@@ -102,6 +102,14 @@ _holds = Table(
     Index("holds_by_state", "state", "hold_time", "job"),
     Index("holds_of_account", "account_id", "state"),
 )
+_webhook_secrets = Table(
+    "webhook_secrets",
+    TABLES,
+    Column("account_id", String(32), ForeignKey("accounts.id"), primary_key=True),
+    Column("secret", String(100), nullable=False),
+    Column("previous", String(100), nullable=False),
+    Column("rotate_time", BigInteger, nullable=False),
+)
 # What fits into a BigInteger, with room for what is held and comes back.
 LARGEST_BALANCE = 4 * 10**18
 
@@ -397,6 +405,28 @@ class Store:
         async with self._database.connect() as connection:
             rows = await connection.execute(query.order_by(*key).limit(limit))
             return [Hold(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name for it
+
+    async def rotate_webhook_secret(self, account_id: str, secret: str, moment: int) -> bool:
+        """Replace an account's secret, which becomes the previous one; False if there was none."""
+        this = _webhook_secrets.c.account_id == account_id
+        values = {"secret": secret, "rotate_time": moment}
+        async with self._database.begin() as connection:
+            replaced = await connection.execute(
+                update(_webhook_secrets)
+                .where(this)
+                .values(previous=_webhook_secrets.c.secret, **values)
+            )
+            if not replaced.rowcount:
+                first = {"account_id": account_id, "previous": "", **values}
+                await connection.execute(insert(_webhook_secrets).values(first))
+        return bool(replaced.rowcount)
+
+    async def webhook_secrets(self, account_id: str) -> tuple[str, str, int] | None:
+        """Read an account's secret, the previous one, and when it was replaced."""
+        query = select(_webhook_secrets).where(_webhook_secrets.c.account_id == account_id)
+        async with self._database.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return (row.secret, row.previous, row.rotate_time) if row else None
 
     async def unbalanced(self, limit: int) -> list[str]:
         """List the ids of accounts whose ledger does not add up to balance and holds."""

@@ -8,6 +8,8 @@ import grpc
 from pictor.catalog.v1 import catalog_service_pb2_grpc
 from pictor.catalog.v1.catalog_service_pb2 import (
     GetModelRequest,
+    ListAdaptersRequest,
+    ListAdaptersResponse,
     ListModelsRequest,
     ListModelsResponse,
     ListServingStatusesRequest,
@@ -28,6 +30,7 @@ from services.catalog.catalog import Catalog
 from services.catalog.serving import Serving
 from services.catalog.store import TargetStore
 from services.catalog.targets import target_of
+from services.rpc.crash import crash_point
 from services.rpc.errors import InvalidRequest, invalid
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,6 +39,7 @@ TTL_SECONDS = 6.0
 SHORTEST_TTL_SECONDS = 1.0
 LONGEST_TTL_SECONDS = 60.0
 LONGEST_REPLICA_ID = 63
+MOST_ADAPTERS = 10_000
 REPORTED_STATES = (
     ServingStatus.STATE_LOADING,
     ServingStatus.STATE_READY,
@@ -94,10 +98,19 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
         """Take a device process's report."""
         check_replica(request.replica)
         self._serving.report(request.replica, ttl_seconds(request))
+        crash_point("catalog.report")
         return ReportReplicaResponse(
             desired_models=self._serving.desired_models(request.replica),
             stopped_models=self._serving.stopped_models(),
             pinned_models=self._serving.pinned_models(),
+        )
+
+    async def ListAdapters(
+        self, request: ListAdaptersRequest, context: Context
+    ) -> ListAdaptersResponse:
+        """Tell which adapters and embeddings there are."""
+        return ListAdaptersResponse(
+            adapters=self._serving.adapters(), embeddings=self._serving.embeddings()
         )
 
     async def UpdateServing(self, request: UpdateServingRequest, context: Context) -> ServingStatus:
@@ -146,6 +159,11 @@ def check_replica(replica: Replica) -> None:
         if not text:
             reason = error_reason_pb2.ERROR_REASON_FIELD_REQUIRED
             raise invalid(field, f"{field} is empty; a report must give it", reason)
+    for field, names in (("adapters", replica.adapters), ("embeddings", replica.embeddings)):
+        if len(names) > MOST_ADAPTERS:
+            raise _out_of_range(
+                f"replica.{field}", f"{len(names)} {field}; give at most {MOST_ADAPTERS}"
+            )
     if len(replica.replica_id) > LONGEST_REPLICA_ID:
         raise _out_of_range(
             "replica.replica_id",

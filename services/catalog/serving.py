@@ -30,10 +30,14 @@ class Report:
     Attributes:
         models: What it said of each model, by canonical name.
         expires_at: When the report no longer holds, on the clock of Serving.
+        adapters: The names of the adapters that it finds.
+        embeddings: The words that stand for vectors.
     """
 
     models: dict[str, ReplicaModel]
     expires_at: float
+    adapters: frozenset[str] = frozenset()
+    embeddings: frozenset[str] = frozenset()
 
 
 class Serving:
@@ -75,7 +79,12 @@ class Serving:
             for told in replica.models:
                 if model := self._catalog.find(told.model):
                     models[model.name] = told
-            self._reports[replica.replica_id] = Report(models, self._clock() + ttl_seconds)
+            self._reports[replica.replica_id] = Report(
+                models,
+                self._clock() + ttl_seconds,
+                frozenset(replica.adapters),
+                frozenset(replica.embeddings),
+            )
         if self.statuses() != before:
             self._wake()
 
@@ -101,6 +110,14 @@ class Serving:
     def pinned_models(self) -> list[str]:
         """List the models that stay where they are loaded."""
         return [name for name, target in self._targets.items() if target.pinned]
+
+    def adapters(self) -> list[str]:
+        """Name the adapters of all device processes, in order."""
+        return sorted(frozenset().union(*(report.adapters for report in self._live())))
+
+    def embeddings(self) -> list[str]:
+        """Name the embeddings of all device processes, in order."""
+        return sorted(frozenset().union(*(report.embeddings for report in self._live())))
 
     def status(self, model: str) -> ServingStatus:
         """Tell what is being served of one model."""

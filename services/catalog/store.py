@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from sqlalchemy import Boolean, Column, Integer, MetaData, String, Table, delete, insert, select
+from sqlalchemy import Boolean, Column, Integer, MetaData, String, Table, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from services.catalog.targets import Target
 from services.database import Database, open_database
@@ -46,6 +47,12 @@ class TargetStore:
     async def put(self, model: str, target: Target) -> None:
         """Replace a model's target."""
         values = {"desired_replicas": target.desired_replicas, "pinned": target.pinned}
-        async with self._database.begin() as connection:
-            await connection.execute(delete(_targets).where(_targets.c.model == model))
-            await connection.execute(insert(_targets).values(model=model, **values))
+        changed = update(_targets).where(_targets.c.model == model).values(**values)
+        try:
+            async with self._database.begin() as connection:
+                if not (await connection.execute(changed)).rowcount:
+                    await connection.execute(insert(_targets).values(model=model, **values))
+        except IntegrityError:
+            # Another request came first, perhaps of a process that has died since.
+            async with self._database.begin() as connection:
+                await connection.execute(changed)

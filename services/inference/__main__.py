@@ -21,8 +21,9 @@ from services.inference.news import News
 from services.inference.outbox import Outbox, Topic
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import Settings
-from services.inference.store import CAPTURE, RELEASE, Bounds, JobStore
+from services.inference.store import CAPTURE, RELEASE, WEBHOOK, Bounds, JobStore
 from services.inference.watching import Watching
+from services.inference.webhooks import GIVE_UP_SECONDS, LONGEST_PAUSE_SECONDS, Webhooks
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import run_process
@@ -68,6 +69,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
         hub = Hub()
         news = News(store, hub)
         jobs = Jobs(store, hub)
+        jobs.paces.slot_count = lambda: executor.slot_count
         dispatcher = Dispatcher(
             jobs,
             store,
@@ -82,10 +84,22 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             drain_seconds=settings.drain_seconds,
         )
         await stack.enter_async_context(dispatcher.running())
-        charging = Charging(accounts_service_pb2_grpc.AccountsServiceStub(accounts), store)
-        outbox = Outbox(store, {topic: Topic(charging.settle) for topic in (CAPTURE, RELEASE)})
-        jobs.on_end(outbox.wake, executor.slot_count)
-        await stack.enter_async_context(outbox.running())
+        accounts_stub = accounts_service_pb2_grpc.AccountsServiceStub(accounts)
+        charging = Charging(accounts_stub, store, settings.reconcile_seconds)
+        webhooks = Webhooks(accounts_stub, store, settings.webhook_networks)
+        telling = Topic(webhooks.deliver, LONGEST_PAUSE_SECONDS, GIVE_UP_SECONDS)
+        # Two, so that nobody waits for his credits behind a webhook that answers slowly.
+        outboxes = [
+            Outbox(
+                store,
+                {topic: Topic(charging.settle) for topic in (CAPTURE, RELEASE)},
+                settings.reconcile_seconds,
+            ),
+            Outbox(store, {WEBHOOK: telling}),
+        ]
+        for outbox in outboxes:
+            await stack.enter_async_context(outbox.running())
+            jobs.on_end(outbox.wake)
         await stack.enter_async_context(charging.reconciling())
         storage_stub = storage_service_pb2_grpc.StorageServiceStub(storage)
         history = History(store, jobs, storage_stub)
@@ -104,6 +118,7 @@ async def serving(settings: Settings, executor: Executor) -> AsyncIterator[str]:
             catalog_stub,
             storage_stub,
             charging=charging,
+            webhooks=webhooks,
             bounds=Bounds(settings.account_jobs, settings.account_queue, settings.queue),
         )
         served = Served(

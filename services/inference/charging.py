@@ -14,11 +14,11 @@ import structlog
 from pictor.accounts.v1 import account_pb2, accounts_service_pb2_grpc, ledger_pb2
 from pictor.inference.v1 import job_pb2
 from services.inference.store import CAPTURE, JobStore, OutboxMessage
+from services.rpc.crash import crash_point
 from services.rpc.errors import NotFound, SuiteError
 from services.rpc.principals import acting_for
 from services.timestamps import now, to_timestamp
 
-RECONCILE_SECONDS = 30.0
 # A job whose admission takes longer than this is not acknowledged any more.
 ORPHAN_SECONDS = 60.0
 PAGE = 1000
@@ -75,7 +75,15 @@ class Charging:
         request = ledger_pb2.HoldCreditsRequest(account=account, job=job, amount_microcredits=price)
         with acting_for(""):
             answer = await self._accounts.HoldCredits(request)
+        crash_point("inference.after_hold")
         return answer.hold.amount_microcredits
+
+    async def give_back(self, job: str) -> None:
+        """Release at once what is held for a job that will never be; else ``reconcile`` does."""
+        try:
+            await self._settle(ledger_pb2.SettleHoldRequest(job=job))
+        except SuiteError as error:
+            log.info("charging.not_given_back", job=job, detail=error.message)
 
     async def settle(self, message: OutboxMessage) -> None:
         """Spend what is held for a job, or give it back; a second time changes nothing."""
@@ -113,7 +121,7 @@ class Charging:
                 log.info("charging.accounts_away", detail=error.message)
             except Exception:
                 log.exception("charging.failed")
-            await asyncio.sleep(RECONCILE_SECONDS)
+            await asyncio.sleep(self._orphan_seconds / 2)
 
     async def _reconcile(self, hold: ledger_pb2.Hold) -> None:
         job = await self._store.get(hold.job)

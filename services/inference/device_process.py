@@ -46,6 +46,7 @@ class DeviceProcess:
         environ: What it finds in its environment; PICTOR_DEVICE is set to the device.
         token: The service token that it accepts.
         on_change: Called when it can be reached, and when no longer.
+        module: What it runs.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class DeviceProcess:
         environ: Mapping[str, str],
         token: str,
         on_change: Callable[[], None],
+        module: str = MODULE,
     ) -> None:
         self.device = device
         self.running_count = 0
@@ -61,6 +63,7 @@ class DeviceProcess:
         self._token = token
         self._tls = read(ProcessSettings, environ).tls
         self._on_change = on_change
+        self._module = module
         self._channel: grpc.aio.Channel | None = None
         self._process: asyncio.subprocess.Process | None = None
 
@@ -168,7 +171,7 @@ class DeviceProcess:
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            MODULE,
+            self._module,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environ,

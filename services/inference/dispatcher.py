@@ -22,7 +22,9 @@ from services.inference.leases import Leases
 from services.inference.news import News
 from services.inference.stand_in import adapt
 from services.inference.store import JobStore
-from services.rpc.errors import DeadlineExceeded, Internal, SuiteError, from_status
+from services.rpc.crash import crash_point
+from services.rpc.errors import Canceled, DeadlineExceeded, Internal, SuiteError, from_status
+from services.rpc.patience import outlast
 
 # Also without a wake-up the queue is looked at this often.
 POLL_SECONDS = 1.0
@@ -93,7 +95,8 @@ class Dispatcher:
         Dispatch within the block. At its end no more is begun; attempts that have not ended some
         time later are given up and queued again.
         """
-        await self._store.join()
+        # One process has a SQLite database: who held jobs in it before is gone.
+        await self._store.join(as_the_only_one=not self._store.notifies)
         beating, listening, self._dispatching = [
             asyncio.create_task(forever)
             for forever in (self._keep_beating(), self._news.keep_listening(), self._dispatch())
@@ -119,6 +122,9 @@ class Dispatcher:
                 await self._beat()
             except SuiteError:
                 log.warning("lease.not_renewed", left_seconds=round(self._leases.left_seconds, 1))
+            except Exception:
+                # Without it this process would lose all that it holds.
+                log.exception("lease.not_renewed")
             if self._leases.left_seconds <= 0:
                 self._give_up()
             await asyncio.sleep(self._heartbeat_seconds)
@@ -166,6 +172,7 @@ class Dispatcher:
         job = await self._jobs.start(self._may_start)
         if job is None:
             return False
+        crash_point("inference.after_lease")
         if self._is_suspect(job.attempt_count):
             self._alone = job.name
         task = asyncio.create_task(self._attempt(job))
@@ -233,6 +240,9 @@ class Dispatcher:
             except DeviceLost as lost:
                 log.warning("job.device_lost", detail=str(lost))
                 await self._jobs.lose(job, self._max_attempts)
+            except Canceled:
+                # The device let go of it because this process was not heard of for a lease.
+                await self._jobs.release(job)
             except SuiteError as error:
                 await self._jobs.fail(job, error)
             except TimeoutError:
@@ -255,6 +265,7 @@ class Dispatcher:
                     self._hub.publish_preview(job.name, report.preview)
                 elif kind == "result":
                     self._ending.add(job.name)
+                    crash_point("inference.result")
                     return await self._jobs.succeed(job, report.result)
                 elif kind == "error":
                     raise from_status(report.error)
@@ -262,7 +273,8 @@ class Dispatcher:
 
     async def _assignment(self, job: job_pb2.Job) -> worker_pb2.Assignment:
         name = job.served_by or job.generation.model
-        model = await self._catalog.GetModel(catalog_service_pb2.GetModelRequest(name=name))
+        request = catalog_service_pb2.GetModelRequest(name=name)
+        model = await outlast(lambda: self._catalog.GetModel(request))
         generation = adapt(job.generation, model)[0] if job.served_by else job.generation
         return worker_pb2.Assignment(
             job=job.name,

@@ -7,7 +7,6 @@ storage is asked for these afterwards, again and again until it has done so.
 """
 
 import itertools
-import re
 from collections.abc import Sequence
 
 import structlog
@@ -18,7 +17,7 @@ from pictor.inference.v1 import inference_service_pb2, job_pb2
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.inference.jobs import TERMINAL, Jobs
 from services.inference.store import ANY, Filter, JobStore
-from services.paging import decode_token, encode_token
+from services.paging import encode_token, sequence_of
 from services.rpc.errors import NotFound, StateConflict, SuiteError, invalid
 from services.rpc.principals import acting_for, caller
 from services.timestamps import EARLIEST_SECONDS, LATEST_SECONDS
@@ -63,7 +62,7 @@ class History:
         Raises:
             InvalidRequest: If the page token is not one of ours.
         """
-        before = _sequence(page_token) if page_token else None
+        before = sequence_of(page_token) if page_token else None
         account = caller().account or None
         rows = await self._store.page(account, wanted, before, count + 1)
         fitting = _fitting(rows[:count])
@@ -154,13 +153,6 @@ def _moment(request: inference_service_pb2.ListJobsRequest, field: str) -> int |
     if not EARLIEST_SECONDS <= timestamp.seconds <= LATEST_SECONDS:
         raise invalid(field, f"{field} of {timestamp.seconds} s is not in the years 1 to 9999")
     return timestamp.ToMicroseconds()
-
-
-def _sequence(page_token: str) -> int:
-    (text,) = decode_token(page_token, 1)
-    if not re.fullmatch("[0-9]{1,18}", text):
-        raise invalid("page_token", "page_token is not one that this server has given out")
-    return int(text)
 
 
 def _fitting(rows: Sequence[tuple[int, job_pb2.Job]]) -> int:

@@ -33,11 +33,13 @@ from services.inference.store import (
     NO_KEY,
     UNBOUNDED,
     Bounds,
+    Delivery,
     FullError,
     JobStore,
     Key,
     require_room,
 )
+from services.paging import encode_token, sequence_of
 from services.rpc.errors import (
     AlreadyExists,
     Canceled,
@@ -83,13 +85,12 @@ class Jobs:
         self._wake_dispatcher: Callable[[], None] = lambda: None
         self._stop_attempt: Callable[[str], None] = lambda _name: None
         self._finish_attempt: Callable[[str], Awaitable[None]] = _do_nothing
-        self._wake_outbox: Callable[[], None] = lambda: None
-        self._slot_count = 1
         self._twins: weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
         # How many of each account are on their way to become jobs.
         self._admitting: collections.Counter[str] = collections.Counter()
+        self._on_end: list[Callable[[], None]] = []
         self.paces = Paces()
 
     def on_change(
@@ -106,10 +107,9 @@ class Jobs:
         self._stop_attempt = stop_attempt
         self._finish_attempt = finish_attempt
 
-    def on_end(self, wake_outbox: Callable[[], None], slot_count: int) -> None:
-        """Name what is called when a job has ended, and how many are drawn at once."""
-        self._wake_outbox = wake_outbox
-        self._slot_count = slot_count
+    def on_end(self, wake_outbox: Callable[[], None]) -> None:
+        """Name what is called, among others, when a job has ended."""
+        self._on_end.append(wake_outbox)
 
     async def create(
         self,
@@ -123,6 +123,7 @@ class Jobs:
         retry_of: str = "",
         price: int = 0,
         key: Key = NO_KEY,
+        webhook_url: str = "",
         bounds: Bounds = UNBOUNDED,
     ) -> job_pb2.Job:
         """
@@ -150,6 +151,7 @@ class Jobs:
             create_time=_now(),
             retry_of=retry_of,
             price_microcredits=price,
+            webhook_url=webhook_url,
         )
         try:
             is_new = await self._store.insert(job, key, work_us(generation), bounds)
@@ -205,7 +207,7 @@ class Jobs:
             f"{what}; try again when one of them has ended",
             reason=reasons.ERROR_REASON_QUEUE_FULL,
             metadata={"limit": str(full.limit), "of": whose},
-            retry_after_seconds=self.paces.next_end_seconds(self._slot_count),
+            retry_after_seconds=self.paces.next_end_seconds(),
         )
 
     @contextlib.asynccontextmanager
@@ -311,6 +313,18 @@ class Jobs:
         return [
             await self._with_progress(job, places.get(job.name, COUNTED_POSITIONS)) for job in jobs
         ]
+
+    async def deliveries(self, job: str, count: int, page_token: str) -> tuple[list[Delivery], str]:
+        """
+        Read a page of what the caller's webhooks were told, and the token of the next page.
+
+        Raises:
+            InvalidRequest: If the page token is not one of ours.
+        """
+        before = sequence_of(page_token) if page_token else None
+        rows = await self._store.deliveries(caller().account or None, job, before, count + 1)
+        token = encode_token(str(rows[count - 1][0])) if len(rows) > count else ""
+        return [delivery for _, delivery in rows[:count]], token
 
     async def ended_badly(self, name: str) -> job_pb2.Job:
         """
@@ -466,7 +480,7 @@ class Jobs:
 
     def _expect(self, job: job_pb2.Job) -> None:
         ahead = job.progress.queue_position
-        seconds = self.paces.expected_seconds(job, ahead, self._slot_count)
+        seconds = self.paces.expected_seconds(job, ahead)
         if seconds is not None:
             job.expected_duration.FromNanoseconds(int(seconds * 1e9))
 
@@ -491,7 +505,8 @@ class Jobs:
         log.info("job.changed", job=job.name, state=state, revision=job.revision)
         self._hub.publish_state(job.name)
         if job.state in TERMINAL:
-            self._wake_outbox()
+            for wake_outbox in self._on_end:
+                wake_outbox()
         return job
 
 

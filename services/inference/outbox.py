@@ -8,12 +8,14 @@ delivers takes the message for a while, so that two processes do not deliver it 
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from services.inference.store import JobStore, OutboxMessage
+from services.rpc.crash import crash_point
 from services.rpc.errors import SuiteError
 from services.timestamps import now
 
@@ -28,13 +30,18 @@ PARALLEL = 8
 log = structlog.get_logger()
 
 
+class GiveUp(OSError):
+    """A delivery that will never work."""
+
+
 @dataclass(frozen=True)
 class Topic:
     """
     One kind of message.
 
     Attributes:
-        deliver: Delivers it; raises SuiteError or OSError if that did not work.
+        deliver: Delivers it; raises SuiteError or OSError if that did not work, GiveUp if it
+            never will.
         longest_pause_seconds: Between two attempts.
         give_up_seconds: After which a message is dropped; None for never.
     """
@@ -50,12 +57,19 @@ class Outbox:
 
     Args:
         store: Has them.
-        topics: By name, as the store writes it.
+        topics: By name, as the store writes it; others are left to another outbox.
+        taken_seconds: How long who delivers a message has it; after a crash another one does.
     """
 
-    def __init__(self, store: JobStore, topics: Mapping[str, Topic]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        topics: Mapping[str, Topic],
+        taken_seconds: float = TAKEN_SECONDS,
+    ) -> None:
         self._store = store
         self._topics = topics
+        self._taken_seconds = taken_seconds
         self._news = asyncio.Event()
 
     def wake(self) -> None:
@@ -78,8 +92,10 @@ class Outbox:
             try:
                 while await self.deliver_due():
                     pass
-            except Exception:
+            except* SuiteError as errors:
                 # A database that is away comes back.
+                log.warning("outbox.postponed", detail=str(errors.exceptions[0]))
+            except* Exception:
                 log.exception("outbox.failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
@@ -87,7 +103,7 @@ class Outbox:
 
     async def deliver_due(self) -> int:
         """Deliver the messages whose time has come; return how many there were."""
-        due = await self._store.due_messages(now(), BATCH)
+        due = await self._store.due_messages(self._topics, now(), BATCH)
         slots = asyncio.Semaphore(PARALLEL)
 
         async def one(message: OutboxMessage) -> None:
@@ -100,22 +116,24 @@ class Outbox:
         return len(due)
 
     async def _deliver(self, message: OutboxMessage) -> None:
-        if not await self._store.take_message(message, now() + int(TAKEN_SECONDS * 1e6)):
+        if not await self._store.take_message(message, now() + int(self._taken_seconds * 1e6)):
             return
         topic = self._topics[message.topic]
+        crash_point("inference.before_delivery")
         try:
-            async with asyncio.timeout(TAKEN_SECONDS / 2):
+            async with asyncio.timeout(self._taken_seconds / 2):
                 await topic.deliver(message)
         except (SuiteError, OSError) as error:
             await self._postpone(message, topic, error)
         else:
+            crash_point("inference.after_delivery")
             await self._store.drop_message(message.sequence)
 
     async def _postpone(
         self, message: OutboxMessage, topic: Topic, error: SuiteError | OSError
     ) -> None:
         age = (now() - message.create_us) / 1e6
-        if topic.give_up_seconds is not None and age > topic.give_up_seconds:
+        if isinstance(error, GiveUp) or age > (topic.give_up_seconds or math.inf):
             log.warning("outbox.given_up", job=message.job, topic=message.topic)
             await self._store.drop_message(message.sequence)
             return

@@ -5,6 +5,8 @@ Kept in memory, as two moving averages: after a restart nothing is known, and no
 a job has ended.
 """
 
+from collections.abc import Callable
+
 from pictor.inference.v1 import job_pb2
 from services.inference.prices import pixel_steps
 
@@ -15,9 +17,15 @@ LEAST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
 
 
 class Paces:
-    """Remembers how fast each model draws, and how long a job is on a device."""
+    """
+    Remembers how fast each model draws, and how long a job is on a device.
+
+    Attributes:
+        slot_count: Tells how many jobs are drawn at once.
+    """
 
     def __init__(self) -> None:
+        self.slot_count: Callable[[], int] = lambda: 1
         self._seconds_per_pixel_step: dict[str, float] = {}
         self._job_seconds: float | None = None
 
@@ -34,19 +42,18 @@ class Paces:
         self._seconds_per_pixel_step[model] = _mixed(before, seconds / work)
         self._job_seconds = _mixed(self._job_seconds, seconds)
 
-    def next_end_seconds(self, slot_count: int) -> float:
+    def next_end_seconds(self) -> float:
         """Tell how long it will be until one of the running jobs has ended, at a guess."""
-        seconds = (self._job_seconds or LEAST_WAIT_SECONDS) / max(slot_count, 1)
+        seconds = (self._job_seconds or LEAST_WAIT_SECONDS) / max(self.slot_count(), 1)
         return min(max(seconds, LEAST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
 
-    def expected_seconds(self, job: job_pb2.Job, ahead: int, slot_count: int) -> float | None:
+    def expected_seconds(self, job: job_pb2.Job, ahead: int) -> float | None:
         """
         Tell how long it will be until a queued job is drawn.
 
         Args:
             job: With its generation, and the model that draws.
             ahead: How many jobs go first.
-            slot_count: How many jobs are drawn at once.
 
         Returns:
             Seconds, or None if no job of this model has ended since the start.
@@ -54,7 +61,7 @@ class Paces:
         pace = self._seconds_per_pixel_step.get(job.served_by or job.generation.model)
         if pace is None or self._job_seconds is None:
             return None
-        rounds = ahead // max(slot_count, 1)
+        rounds = ahead // max(self.slot_count(), 1)
         return rounds * self._job_seconds + pace * pixel_steps(job.generation)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 from google.protobuf import empty_pb2
 from grpc.aio import ServicerContext
@@ -26,6 +27,10 @@ from pictor.inference.v1.inference_service_pb2 import (
     WatchJobResponse,
 )
 from pictor.inference.v1.job_pb2 import Job
+from pictor.inference.v1.webhook_pb2 import (
+    ListWebhookDeliveriesRequest,
+    ListWebhookDeliveriesResponse,
+)
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.inference.admission import (
     admit,
@@ -44,8 +49,10 @@ from services.inference.samplers import SCHEDULES, available_samplers
 from services.inference.stand_in import adapt
 from services.inference.store import UNBOUNDED, Bounds, Key
 from services.inference.watching import Watching
+from services.inference.webhooks import Webhooks, to_message
 from services.paging import page_size
-from services.rpc.errors import Unavailable, invalid
+from services.rpc.crash import crash_point
+from services.rpc.errors import Exhausted, Unavailable, invalid
 from services.rpc.limits import bound
 from services.rpc.principals import caller
 
@@ -66,6 +73,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         catalog: Knows the models, and what is being served.
         storage: Knows the input images.
         charging: Takes credits for jobs.
+        webhooks: Tells who wants to know that a job has ended.
         bounds: How many jobs there may be, where an account has no limits of its own.
     """
 
@@ -78,6 +86,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         storage: "storage_service_pb2_grpc.StorageServiceAsyncStub",
         *,
         charging: Charging,
+        webhooks: Webhooks,
         bounds: Bounds = UNBOUNDED,
     ) -> None:
         self._jobs = jobs
@@ -86,6 +95,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         self._catalog = catalog
         self._storage = storage
         self._charging = charging
+        self._webhooks = webhooks
         self._settings = bounds
 
     async def CreateJob(self, request: CreateJobRequest, context: Context) -> Job:
@@ -138,6 +148,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             ],
         )
 
+    async def ListWebhookDeliveries(
+        self, request: ListWebhookDeliveriesRequest, context: Context
+    ) -> ListWebhookDeliveriesResponse:
+        found, token = await self._jobs.deliveries(
+            request.job, page_size(request.page_size), request.page_token
+        )
+        return ListWebhookDeliveriesResponse(
+            webhook_deliveries=[to_message(one) for one in found], next_page_token=token
+        )
+
     async def WatchJob(
         self, request: WatchJobRequest, context: Context
     ) -> AsyncIterator[WatchJobResponse]:
@@ -147,6 +167,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         async with contextlib.aclosing(watch) as responses:  # type: ignore[type-var]  # an async generator
             async for response in responses:
                 yield response
+                crash_point("inference.mid_stream")
 
     async def _create(self, request: CreateJobRequest, key: Key, bounds: Bounds) -> Job:
         asked = request.generation
@@ -156,6 +177,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             )
         check_origin(request.dialect, request.receipt)
         check_priority(request.priority, caller())
+        await self._webhooks.check(request.webhook_url, caller().account)
         model = await self._model(asked.model)
         check_limits(asked, model)
         await self._jobs.check_free(request.job_id)
@@ -181,16 +203,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             )
             return await self._jobs.quote(quoted)
         job_id = request.job_id or str(uuid.uuid4())
-        held = await self._charging.hold(f"jobs/{job_id}", caller().account, price)
-        return await self._jobs.create(
+        return await self._paid(
+            price,
             generation,
             dialect=request.dialect,
             served_by=status.served_by,
             receipt=receipt.notes,
             priority=request.priority,
             job_id=job_id,
-            price=held,
             key=key,
+            webhook_url=request.webhook_url,
             bounds=bounds,
         )
 
@@ -205,7 +227,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             drawn, _ = adapt(drawn, model)
         job_id = str(uuid.uuid4())
         price = price_of(drawn, model)
-        return await self._jobs.create(
+        return await self._paid(
+            price,
             before.generation,
             dialect=before.dialect,
             served_by=status.served_by,
@@ -214,9 +237,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             priority=min(before.priority, 0),
             retry_of=before.name,
             key=key,
+            webhook_url=before.webhook_url,
             bounds=bounds,
             job_id=job_id,
-            price=await self._charging.hold(f"jobs/{job_id}", caller().account, price),
         )
 
     def _bounds(self) -> Bounds:
@@ -227,6 +250,24 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             account_queued=bound(limits.queued_jobs, self._settings.account_queued),
             queued=self._settings.queued,
         )
+
+    async def _paid(
+        self, price: int, generation: generation_pb2.Generation, *, job_id: str, **fields: Any
+    ) -> Job:
+        """Make a job for which its price is held, and give back what is held for none."""
+        name = f"jobs/{job_id}"
+        held = await self._charging.hold(name, caller().account, price)
+        try:
+            job = await self._jobs.create(generation, job_id=job_id, price=held, **fields)
+        except Exhausted:
+            # Another process has admitted the last one for which there was room.
+            if held:
+                await self._charging.give_back(name)
+            raise
+        if held and job.name != name:
+            # A twin, with the same key, has made the job.
+            await self._charging.give_back(name)
+        return job
 
     async def _model(self, name: str) -> model_pb2.Model:
         name = name if name.startswith("models/") else f"models/{name}"

@@ -4,10 +4,18 @@ What the inference service reads from the environment.
 A module of its own, because the suite opens the executor before it imports the rest of the service.
 """
 
+import ipaddress
 from dataclasses import dataclass
 
 from services.rpc.process import ProcessSettings
 from services.rpc.settings import count, duration, natural, seconds, setting
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Parse networks, separated by commas: ``10.0.0.0/8, fd00::/8``."""
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 @dataclass(frozen=True)
@@ -73,9 +81,21 @@ class Settings(ProcessSettings):
         seconds,
         "After so long without a heartbeat, jobs are given to others; above the heartbeat.",
     )
+    reconcile_seconds: float = setting(
+        "PICTOR_RECONCILE_SECONDS",
+        "60",
+        seconds,
+        "After so long, what a lost process held or was about to charge is settled by another.",
+    )
     time_limit_seconds: float = setting(
         "PICTOR_JOB_TIME_LIMIT",
         "1800",
         seconds,
         "How long one attempt at a job may take, in seconds.",
+    )
+    webhook_networks: tuple[Network, ...] = setting(
+        "PICTOR_WEBHOOK_NETWORKS",
+        "",
+        networks,
+        "Networks to which webhooks go although they are not public, separated by commas.",
     )

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
-import stamina
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import (
     BigInteger,
@@ -39,9 +38,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pictor.inference.v1 import job_pb2
 from services.database import Database, exclude, notify, open_database
-from services.rpc.errors import Unavailable
+from services.rpc.crash import crash_point
+from services.rpc.patience import outlast
 
-AWAY_SECONDS = 60.0
 # Nobody is told more exactly how many go before; counting all would take longer the more there are.
 COUNTED_POSITIONS = 1000
 CHANNEL = "pictor_jobs"
@@ -133,8 +132,24 @@ OUTBOX = Table(
     Index("outbox_by_time", "due_us", "sequence"),
     Index("outbox_by_job", "job"),
 )
-# Topics of the outbox: spend what is held for a job, or give it back.
-CAPTURE, RELEASE = "capture", "release"
+DELIVERIES = Table(
+    "webhook_deliveries",
+    TABLES,
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("account", String(64), nullable=False),
+    Column("job", String(64), nullable=False),
+    Column("url", String(4096), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("status_code", Integer, nullable=False),
+    Column("error", String(200), nullable=False),
+    Column("send_us", BigInteger, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    Index("deliveries_by_account", "account", "sequence"),
+    Index("deliveries_by_job", "job", "sequence"),
+    Index("deliveries_by_time", "send_us"),
+)
+# Topics of the outbox: spend what is held for a job, give it back, tell its webhook.
+CAPTURE, RELEASE, WEBHOOK = "capture", "release", "webhook"
 
 QUEUED, RUNNING = int(job_pb2.Job.STATE_QUEUED), int(job_pb2.Job.STATE_RUNNING)
 QUEUE = (JOBS.c.rank_us, JOBS.c.sequence)
@@ -155,7 +170,7 @@ class OutboxMessage(NamedTuple):
     Something to be told after a job has ended.
 
     Attributes:
-        topic: What it is about: CAPTURE or RELEASE.
+        topic: What it is about: CAPTURE, RELEASE or WEBHOOK.
         attempt_count: How often it was tried to deliver it.
         due_us: When to try next, in microseconds since the epoch.
         create_us: When the job ended.
@@ -183,6 +198,27 @@ class Key(NamedTuple):
 
 
 NO_KEY = Key()
+
+
+class Delivery(NamedTuple):
+    """
+    One attempt to tell a webhook of a job's end.
+
+    Attributes:
+        status_code: Of the answer; 0 where there was none.
+        error: Why there was none.
+        send_us: In microseconds since the epoch.
+        duration_us: Until the answer, in microseconds.
+    """
+
+    account: str
+    job: str
+    url: str
+    attempt: int
+    status_code: int
+    error: str
+    send_us: int
+    duration_us: int
 
 
 class Filter(NamedTuple):
@@ -301,8 +337,10 @@ class JobStore:
                 await self._add_event(connection, job)
                 if key.key:
                     await _add_key(connection, job, key)
+                crash_point("inference.before_admission")
         except IntegrityError:
             return False
+        crash_point("inference.after_admission")
         return True
 
     async def counts(self, account: str, bounds: Bounds) -> Bounds:
@@ -324,7 +362,6 @@ class JobStore:
         async with self._database.begin() as connection:
             await connection.execute(delete(KEYS).where(KEYS.c.create_us < before_us))
 
-    @stamina.retry(on=Unavailable, attempts=None, timeout=AWAY_SECONDS, wait_max=2.0)
     async def change(self, job: job_pb2.Job) -> bool:
         """
         Write a job whose revision the caller has counted up by one, with the event.
@@ -334,8 +371,7 @@ class JobStore:
         Returns:
             False if the stored revision is not the one before; nothing is changed then.
         """
-        async with self._database.begin() as connection:
-            return await self._write(connection, job)
+        return await outlast(lambda: self._change(job))
 
     async def lease(
         self, change: Callable[[job_pb2.Job], job_pb2.Job | None]
@@ -382,10 +418,12 @@ class JobStore:
             )
         return told.rowcount == 1
 
-    async def join(self) -> None:
-        """Begin to be one of the processes, under a new name."""
+    async def join(self, *, as_the_only_one: bool = False) -> None:
+        """Begin to be one of the processes, under a new name; or the only one, from now on."""
         process = _new_process()
         async with self._database.begin() as connection:
+            if as_the_only_one:
+                await connection.execute(delete(PROCESSES))
             await connection.execute(insert(PROCESSES).values(id=process, beat=0))
         self.process = process
 
@@ -531,9 +569,11 @@ class JobStore:
             rows = await connection.execute(query)
         return [Event(row.revision, row.state, _time(row.event_us)) for row in rows]
 
-    async def due_messages(self, now_us: int, count: int) -> list[OutboxMessage]:
+    async def due_messages(
+        self, topics: Collection[str], now_us: int, count: int
+    ) -> list[OutboxMessage]:
         """Read the messages whose time has come, those that wait longest first."""
-        query = select(OUTBOX).where(OUTBOX.c.due_us <= now_us)
+        query = select(OUTBOX).where(and_(OUTBOX.c.due_us <= now_us, OUTBOX.c.topic.in_(topics)))
         query = query.order_by(OUTBOX.c.due_us, OUTBOX.c.sequence).limit(count)
         async with self._database.connect() as connection:
             return [OutboxMessage(*row) for row in await connection.execute(query)]
@@ -567,6 +607,35 @@ class JobStore:
         async with self._database.connect() as connection:
             return bool(await connection.scalar(query))
 
+    async def add_delivery(self, delivery: Delivery, forget_us: int) -> None:
+        """Write down a delivery, and forget those sent before *forget_us*."""
+        async with self._database.begin() as connection:
+            await connection.execute(insert(DELIVERIES).values(delivery._asdict()))
+            await connection.execute(delete(DELIVERIES).where(DELIVERIES.c.send_us < forget_us))
+
+    async def deliveries(
+        self, account: str | None, job: str, before: int | None, count: int
+    ) -> list[tuple[int, Delivery]]:
+        """
+        Read deliveries, newest first, each with its sequence number.
+
+        Args:
+            account: Whose; None for everybody's.
+            job: Of which job; empty for all.
+            before: Only those with a smaller sequence number; None for all.
+            count: At most this many.
+        """
+        query = select(DELIVERIES).order_by(DELIVERIES.c.sequence.desc())
+        if account is not None:
+            query = query.where(DELIVERIES.c.account == account)
+        if job:
+            query = query.where(DELIVERIES.c.job == job)
+        if before is not None:
+            query = query.where(DELIVERIES.c.sequence < before)
+        async with self._database.connect() as connection:
+            rows = await connection.execute(query.limit(count))
+            return [(row.sequence, Delivery(*row[1:])) for row in rows]
+
     async def count_before(self, job: job_pb2.Job) -> int:
         """Count the queued jobs before whose turn one would come that is made now."""
         async with self._database.connect() as connection:
@@ -575,6 +644,12 @@ class JobStore:
             first = select(JOBS.c.sequence).where(earlier).order_by(*QUEUE).limit(COUNTED_POSITIONS)
             query = select(func.count()).select_from(first.subquery())
             return int(await connection.scalar(query) or 0)
+
+    async def _change(self, job: job_pb2.Job) -> bool:
+        async with self._database.begin() as connection:
+            written = await self._write(connection, job)
+        crash_point("inference.after_change")
+        return written
 
     async def _write(self, connection: AsyncConnection, job: job_pb2.Job) -> bool:
         written = await connection.execute(
@@ -586,6 +661,7 @@ class JobStore:
             return False
         await self._add_event(connection, job)
         await _add_messages(connection, job)
+        crash_point("inference.before_change")
         return True
 
     async def _add_event(self, connection: AsyncConnection, job: job_pb2.Job) -> None:
@@ -664,6 +740,7 @@ async def _add_messages(connection: AsyncConnection, job: job_pb2.Job) -> None:
     moment = now.ToMicroseconds()
     succeeded = job.state == job_pb2.Job.STATE_SUCCEEDED
     topics = [CAPTURE if succeeded else RELEASE] if job.price_microcredits else []
+    topics += [WEBHOOK] if job.webhook_url else []
     for topic in topics:
         row = {"job": job.name, "topic": topic, "attempt_count": 0}
         await connection.execute(insert(OUTBOX).values(**row, due_us=moment, create_us=moment))

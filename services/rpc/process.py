@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from services.rpc import logs
+from services.rpc import crash, logs
 from services.rpc.settings import (
     SettingError,
     address,
@@ -128,6 +128,12 @@ class ProcessSettings:
         choice("console", "json"),
         "Log lines for people or for machines.",
     )
+    crash_file: str = setting(
+        "PICTOR_CRASH_FILE",
+        "",
+        str,
+        "For tests: a file that names the point where a process ends as if killed; empty: none.",
+    )
 
     @property
     def base_url(self) -> str:
@@ -173,6 +179,7 @@ def run_process(
     try:
         settings = read(cls, environ)
         logs.configure(settings.log_level, settings.log_form)
+        crash.arm(settings.crash_file)
         asyncio.run(run_until_stopped(running(settings), announce))
     except (SettingError, OSError) as error:
         sys.exit(f"pictor: {error}")

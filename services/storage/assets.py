@@ -20,6 +20,7 @@ import structlog
 from pictor.errors.v1 import error_reason_pb2
 from pictor.storage.v1 import asset_pb2
 from services.paging import next_token, page_size, position
+from services.rpc.crash import crash_point
 from services.rpc.errors import Internal, InvalidRequest, invalid
 from services.rpc.principals import caller
 from services.storage.asset import Asset, Origin, Wish, asset_id, asset_missing, checked_wish
@@ -205,8 +206,10 @@ class Assets:
             return await spool.picture()
 
     async def _keep(self, asset: Asset, spool: Spool) -> Asset:
+        crash_point("storage.before_asset_write")
         with spool, _failures():
             await self._backend.put(asset.id, spool.chunks())
+        crash_point("storage.after_asset_write")
         asset = dataclasses.replace(asset, create_time=now())
         # If this fails, the row may exist all the same; so the bytes are left to the sweep.
         await self._store.add(asset)
@@ -222,6 +225,7 @@ class Assets:
                     digest.update(chunk)
                     sent += len(chunk)
                     yield chunk
+                    crash_point("storage.mid_stream")
         whole = length == asset.size_bytes
         if sent != length or (whole and digest.hexdigest() != asset.sha256):
             log.error("asset.damaged", asset=asset.name, sent_bytes=sent, length_bytes=length)

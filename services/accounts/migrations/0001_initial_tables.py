@@ -92,9 +92,23 @@ def upgrade() -> None:
         batch_op.create_index("ledger_by_request", ["account_id", "request_id"], unique=True)
         batch_op.create_index("ledger_of_account", ["account_id", "sequence"], unique=False)
 
+    op.create_table(
+        "webhook_secrets",
+        sa.Column("account_id", sa.String(length=32), nullable=False),
+        sa.Column("secret", sa.String(length=100), nullable=False),
+        sa.Column("previous", sa.String(length=100), nullable=False),
+        sa.Column("rotate_time", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["account_id"],
+            ["accounts.id"],
+        ),
+        sa.PrimaryKeyConstraint("account_id"),
+    )
+
 
 def downgrade() -> None:
     """Step down."""
+    op.drop_table("webhook_secrets")
     with op.batch_alter_table("ledger", schema=None) as batch_op:
         batch_op.drop_index("ledger_of_account")
         batch_op.drop_index("ledger_by_request")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from pictor.worker.v1 import worker_pb2
-from services.inference.device_process import DeviceProcess
+from services.inference.device_process import MODULE, DeviceProcess
 from services.inference.executor import ExecutorSettings
 from services.inference.worker.devices import AUTO, further, may_have_gpus
 from services.inference.worker.settings import WorkerSettings
@@ -45,15 +45,21 @@ class LocalSettings(ProcessSettings):
 
 
 @contextlib.asynccontextmanager
-async def open_executor(settings: ExecutorSettings) -> AsyncIterator["LocalExecutor"]:
+async def open_executor(
+    settings: ExecutorSettings, module: str = MODULE
+) -> AsyncIterator["LocalExecutor"]:
     """
     Keep device processes running within the block.
+
+    Args:
+        settings: The children's environment, and the token that they accept.
+        module: What the children run; another one than usual must speak as they do.
 
     Raises:
         SettingError: If a setting of theirs breaks its rule: better here at once than there.
     """
     names = read(WorkerSettings, settings.environ).devices
-    executor = LocalExecutor(settings)
+    executor = LocalExecutor(settings, module)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(executor.close)
         executor.start(names)
@@ -70,10 +76,12 @@ class LocalExecutor:
 
     Args:
         settings: The children's environment, and the token that they accept.
+        module: What the children run.
     """
 
-    def __init__(self, settings: ExecutorSettings) -> None:
+    def __init__(self, settings: ExecutorSettings, module: str = MODULE) -> None:
         self._settings = settings
+        self._module = module
         self._device_jobs = read(LocalSettings, settings.environ).device_jobs
         self._processes: list[DeviceProcess] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -88,7 +96,9 @@ class LocalExecutor:
         """Start a process for each of the named devices."""
         environ = child_environ(self._settings.environ, names)
         for name in names:
-            process = DeviceProcess(name, environ, self._settings.token, self._changed)
+            process = DeviceProcess(
+                name, environ, self._settings.token, self._changed, self._module
+            )
             self._processes.append(process)
             self._tasks.append(asyncio.create_task(process.keep_running()))
 

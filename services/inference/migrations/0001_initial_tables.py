@@ -104,9 +104,38 @@ def upgrade() -> None:
         batch_op.create_index("outbox_by_job", ["job"], unique=False)
         batch_op.create_index("outbox_by_time", ["due_us", "sequence"], unique=False)
 
+    op.create_table(
+        "webhook_deliveries",
+        sa.Column(
+            "sequence",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+        ),
+        sa.Column("account", sa.String(length=64), nullable=False),
+        sa.Column("job", sa.String(length=64), nullable=False),
+        sa.Column("url", sa.String(length=4096), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("status_code", sa.Integer(), nullable=False),
+        sa.Column("error", sa.String(length=200), nullable=False),
+        sa.Column("send_us", sa.BigInteger(), nullable=False),
+        sa.Column("duration_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("sequence"),
+    )
+    with op.batch_alter_table("webhook_deliveries", schema=None) as batch_op:
+        batch_op.create_index("deliveries_by_account", ["account", "sequence"], unique=False)
+        batch_op.create_index("deliveries_by_job", ["job", "sequence"], unique=False)
+        batch_op.create_index("deliveries_by_time", ["send_us"], unique=False)
+
 
 def downgrade() -> None:
     """Step down."""
+    with op.batch_alter_table("webhook_deliveries", schema=None) as batch_op:
+        batch_op.drop_index("deliveries_by_time")
+        batch_op.drop_index("deliveries_by_job")
+        batch_op.drop_index("deliveries_by_account")
+
+    op.drop_table("webhook_deliveries")
     with op.batch_alter_table("outbox", schema=None) as batch_op:
         batch_op.drop_index("outbox_by_time")
         batch_op.drop_index("outbox_by_job")

@@ -18,7 +18,8 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
@@ -30,13 +31,18 @@ from services.inference.worker.device import Device
 from services.inference.worker.replica import Replica
 from services.inference.worker.servicer import WorkerServicer
 from services.inference.worker.settings import WorkerSettings
-from services.rpc import logs
+from services.rpc import crash, logs
 from services.rpc.authentication import AccountsAuthenticator
 from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import run_until_stopped
 from services.rpc.server import Served, running_server
 from services.rpc.settings import SettingError, read
+
+if TYPE_CHECKING:
+    from services.inference.worker.engine import Engine
+
+MakeEngine: TypeAlias = "Callable[[WorkerSettings], Engine]"
 
 # The libraries read these when they are imported: weights come from this machine, nothing is
 # asked of a hub, nothing is told to anybody, and no checkpoint brings code.
@@ -58,21 +64,44 @@ BROKEN_STATUS = 70
 log = structlog.get_logger()
 
 
+def new_engine(settings: WorkerSettings) -> "Engine":
+    """Import torch, and make what draws with it."""
+    # The import makes a third of a million objects, and all stay: looking through them once and
+    # again would take a sixth of its time.
+    gc.disable()
+    try:
+        module = importlib.import_module("services.inference.worker.engine")
+    finally:
+        gc.freeze()
+        gc.enable()
+    engine: Engine = module.Engine(
+        settings.device,
+        settings.model_folders,
+        settings.batch_rows,
+        settings.device_memory,
+        settings.host_memory,
+    )
+    return engine
+
+
 @contextlib.asynccontextmanager
-async def running(settings: WorkerSettings, replica_id: str = "") -> AsyncIterator[str]:
+async def running(
+    settings: WorkerSettings, replica_id: str = "", make_engine: MakeEngine = new_engine
+) -> AsyncIterator[str]:
     """
     Run a device process within the block, and yield the address that was bound.
 
     Args:
         settings: As read from the environment.
         replica_id: Names the process to the catalog; empty for a random name.
+        make_engine: Makes what draws.
 
     Raises:
         OSError: If the address is taken.
     """
     token = service_token(settings.data_dir)
     torch_thread = Device(
-        lambda: _new_engine(settings), settings.device, leave, settings.step_limit_seconds
+        lambda: make_engine(settings), settings.device, leave, settings.step_limit_seconds
     )
     async with contextlib.AsyncExitStack() as stack:
         accounts, catalog, storage = [
@@ -136,14 +165,15 @@ def announce(bound: str, replica_id: str) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
-def main() -> None:
+def main(make_engine: MakeEngine = new_engine) -> None:
     """Run a device process until it is stopped or its standard input ends."""
     settings = _settings()
     go_offline(os.environ)
     logs.configure(settings.log_level, settings.log_form)
+    crash.arm(settings.crash_file)
     if not settings.keep:
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-    asyncio.run(_run(settings))
+    asyncio.run(_run(settings, make_engine))
     # The device's thread may be reading weights for minutes yet, and nobody waits for them.
     sys.stderr.flush()
     os._exit(0)
@@ -166,13 +196,13 @@ def go_offline(environ: MutableMapping[str, str]) -> None:
     environ.update(OFFLINE)
 
 
-async def _run(settings: WorkerSettings) -> None:
+async def _run(settings: WorkerSettings, make_engine: MakeEngine) -> None:
     replica_id = new_replica_id()
 
     async def tell(bound: str) -> None:
         announce(bound, replica_id)
 
-    await run_until_stopped(running(settings, replica_id), tell)
+    await run_until_stopped(running(settings, replica_id, make_engine), tell)
 
 
 @contextlib.asynccontextmanager
@@ -184,24 +214,6 @@ async def _in_background(replica: Replica) -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-
-def _new_engine(settings: WorkerSettings):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    # The import makes a third of a million objects, and all stay: looking through them once and
-    # again would take a sixth of its time.
-    gc.disable()
-    try:
-        engine = importlib.import_module("services.inference.worker.engine")
-    finally:
-        gc.freeze()
-        gc.enable()
-    return engine.Engine(
-        settings.device,
-        settings.model_folders,
-        settings.batch_rows,
-        settings.device_memory,
-        settings.host_memory,
-    )
 
 
 def _stop_at_end_of_input() -> None:

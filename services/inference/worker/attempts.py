@@ -18,6 +18,7 @@ from services.inference.worker.inputs import read_inputs
 from services.inference.worker.lease import Lease
 from services.inference.worker.reports import Reports, duration
 from services.inference.worker.results import store
+from services.rpc.crash import crash_point
 from services.rpc.errors import Internal, SuiteError, Unavailable, to_status
 from services.rpc.principals import acting_for
 
@@ -121,7 +122,9 @@ class Attempts:
         drawing = await self._device.draw(assignment, inputs, reports)
         reports.phase(Progress.PHASE_STORING)
         started = time.monotonic()
+        crash_point("device.before_store")
         images = await store(self._storage, assignment, drawing)
+        crash_point("device.after_store")
         timings = _timings(drawing, time.monotonic() - started)
         log.info(
             "attempt.finished", images=len(images), seconds=round(drawing.inference_seconds, 2)

@@ -15,6 +15,8 @@ from pictor.inference.v1 import generation_pb2
 from services.inference.worker.prompts import BREAK, at_step, parts
 
 LEAST_RATIO = 0.02
+# Far beyond any use; more of it, and what the model makes of it is no number, least in float16.
+MOST_WEIGHT = 32.0
 
 
 class Chunk(NamedTuple):
@@ -111,6 +113,7 @@ def weighted(embeds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Multiply embeddings (1, tokens, width) by weights (tokens), and restore their mean."""
     if bool((weights == 1).all()):
         return embeds
+    weights = weights.clamp(-MOST_WEIGHT, MOST_WEIGHT)
     scaled = embeds.float() * weights[None, :, None].to(embeds.device)
     ratio = embeds.float().mean() / scaled.mean()
     # Where the mean is next to nothing, the ratio of two such is noise.

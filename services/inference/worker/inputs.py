@@ -11,6 +11,7 @@ from pictor.errors.v1 import error_reason_pb2
 from pictor.inference.v1 import generation_pb2
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
 from services.rpc.errors import InvalidRequest, invalid
+from services.rpc.patience import outlast
 
 UNCHANGING = (model_pb2.OPERATION_TEXT_TO_IMAGE, model_pb2.OPERATION_EDIT)
 
@@ -69,8 +70,11 @@ async def _read(
     storage: "storage_service_pb2_grpc.StorageServiceAsyncStub", asset: str, mode: str, field: str
 ) -> Image.Image:
     request = storage_service_pb2.ReadAssetRequest(name=asset)
-    content = b"".join([message.chunk async for message in storage.ReadAsset(request)])
-    return await asyncio.to_thread(_decoded, content, mode, field)
+
+    async def content() -> bytes:
+        return b"".join([message.chunk async for message in storage.ReadAsset(request)])
+
+    return await asyncio.to_thread(_decoded, await outlast(content), mode, field)
 
 
 def _decoded(content: bytes, mode: str, field: str) -> Image.Image:

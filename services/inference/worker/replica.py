@@ -10,6 +10,7 @@ import structlog
 
 from pictor.catalog.v1 import catalog_service_pb2, catalog_service_pb2_grpc, model_pb2, serving_pb2
 from pictor.catalog.v1.serving_pb2 import ServingStatus
+from services.inference.worker.adapter_files import EMBEDDINGS, LORAS, AdapterFiles
 from services.inference.worker.checkpoints import find, names_of
 from services.inference.worker.device import Device
 from services.inference.worker.reports import duration
@@ -47,6 +48,8 @@ class Replica:
         self._catalog = catalog
         self._device = device
         self._replica_id = replica_id
+        self._adapters = AdapterFiles(folders, LORAS)
+        self._embeddings = AdapterFiles(folders, EMBEDDINGS)
         self._folders = folders
         self._reachable: dict[str, model_pb2.Model] = {}
         self._desired: Sequence[str] | None = None
@@ -150,6 +153,8 @@ class Replica:
             replica_id=self._replica_id,
             device=self._device.name,
             models=[self._state(name) for name in self._reachable],
+            adapters=sorted(await asyncio.to_thread(self._adapters.all)),
+            embeddings=sorted(await asyncio.to_thread(self._embeddings.all)),
         )
         request = serving_pb2.ReportReplicaRequest(replica=replica, ttl=duration(ttl_seconds))
         return await self._catalog.ReportReplica(request)

@@ -11,6 +11,7 @@ from pictor.inference.v1 import progress_pb2
 from pictor.inference.v1.progress_pb2 import Progress
 from pictor.worker.v1 import worker_pb2
 from services.inference.worker.lease import Lease
+from services.rpc.crash import crash_point
 from services.rpc.errors import Canceled, DeadlineExceeded
 
 
@@ -90,6 +91,7 @@ class Reports:
 
     def step(self, done: int, count: int) -> None:
         """Report that *done* of *count* steps are taken."""
+        crash_point("device.step")
         if self._first_step is None:
             self._first_step = (time.monotonic(), done)
         self._progress = Progress(phase=Progress.PHASE_DENOISING, step=done, step_count=count)

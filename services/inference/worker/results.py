@@ -13,6 +13,8 @@ from services.inference.worker.drawing import Drawing
 from services.inference.worker.encode import EncodedImage, encode
 from services.inference.worker.frames import Size
 from services.inference.worker.infotext import infotext
+from services.rpc.crash import crash_point
+from services.rpc.patience import outlast
 
 CHUNK_BYTES = 256 * 1024
 
@@ -42,7 +44,8 @@ async def _store_one(
     encoded: EncodedImage,
     seed: int,
 ) -> GeneratedImage:
-    asset = await storage.CreateAsset(_messages(assignment, encoded.content))
+    asset = await outlast(lambda: storage.CreateAsset(_messages(assignment, encoded.content)))
+    crash_point("device.after_asset")
     return GeneratedImage(
         asset=asset.name,
         url=asset.url,

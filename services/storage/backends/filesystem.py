@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from services.rpc.crash import crash_point
 from services.storage.backend import (
     CHUNK_BYTES,
     BackendError,
@@ -134,6 +135,7 @@ def _write(file: BinaryIO, chunk: bytes) -> int:
 def _publish(file: BinaryIO, aside: pathlib.Path, path: pathlib.Path) -> None:
     file.flush()
     os.fsync(file.fileno())
+    crash_point("storage.mid_asset_write")
     path.parent.mkdir(exist_ok=True)
     os.link(aside, path)
     _sync_folder(path.parent)

@@ -4,20 +4,23 @@ import asyncio
 import base64
 import io
 import json
+import time
 from typing import ClassVar
 
 import pytest
 from PIL import Image
 
 from gateway.automatic1111.drawing import decode_img2img, decode_txt2img, fit
+from gateway.automatic1111.infotext import parse
 from gateway.dialect import Call, Found, Preferences
 from gateway.dialects.automatic1111 import DIALECT
-from pictor.catalog.v1 import model_pb2, serving_pb2
+from pictor.catalog.v1 import catalog_service_pb2_grpc, model_pb2, serving_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2, sampler_pb2
 from pictor.inference.v1.refinement_pb2 import MaskTreatment
 from pictor.storage.v1 import resampling_pb2
 from pictor.worker.v1 import worker_pb2
+from services.rpc.channels import open_channel
 from services.rpc.errors import Internal, InvalidRequest, NotFound, to_status
 from tests.gateway.dialect_conformance import DialectConformance
 from tests.gateway.house import SERVED, open_house, png_base64
@@ -38,6 +41,7 @@ FOUND = Found(
     samplers=[
         sampler_pb2.Sampler(name="Euler", scheduler="E", schedules=["automatic", "karras"]),
         sampler_pb2.Sampler(name="Euler a", scheduler="EA", schedules=["automatic"]),
+        sampler_pb2.Sampler(name="LMS", scheduler="L", schedules=["automatic", "sgm_uniform"]),
         sampler_pb2.Sampler(name="DPM++ 2M", scheduler="D", schedules=["automatic", "karras"]),
     ],
     schedules=[
@@ -237,6 +241,7 @@ def test_the_relays_default_model_is_its_documented_one():
         ("euler A", None, ("Euler a", ""), set()),
         ("DPM++ 2M Karras", "Automatic", ("DPM++ 2M", "karras"), set()),
         ("DPM++ 2M", "karras", ("DPM++ 2M", "karras"), set()),
+        ("LMS SGMUniform", None, ("LMS", "sgm_uniform"), set()),
         ("Euler a", "Karras", ("Euler a", ""), {"scheduler"}),
         ("DPM adaptive", None, ("", ""), {"sampler_name"}),
         ("Euler", "kl_optimal", ("Euler", ""), {"scheduler"}),
@@ -265,6 +270,8 @@ def test_samplers_and_schedules_are_found_by_their_names(sampler, scheduler, use
         ("<lora:fur:much>", {}, {"ignored"}),
         ("<lora:../fur:1>", {}, {"ignored"}),
         ("<hypernet:fur:1>", {}, {"ignored"}),
+        ("<lora:>", {}, {"ignored"}),
+        ("<lora::1>", {}, {"ignored"}),
         (" ".join(f"<lora:n{k}:1>" for k in range(9)), {f"n{k}": 1 for k in range(8)}, {"ignored"}),
     ],
 )
@@ -277,6 +284,56 @@ def test_extra_networks_become_adapters_and_leave_the_prompt(tag, adapters, note
     assert order.generation.prompt == "a cat, red"
     assert {one.adapter: one.weight for one in order.generation.loras} == adapters
     assert set(noted(order).values()) == notes
+
+
+def test_what_closes_around_a_network_is_none_itself():
+    """
+    The job service would read it as one more, and refuse its name.
+    """
+    order = decoded(prompt="a <lo<lora:fur:1>ra:no/name:1>")
+
+    assert order.generation.prompt == "a lora:no/name:1>"
+    assert [one.adapter for one in order.generation.loras] == ["fur"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "<lora:" * 16_000},
+        {"override_settings": {"sd_model_checkpoint": "a" + " " * 90_000 + "b"}},
+    ],
+    ids=["prompt", "checkpoint"],
+)
+def test_long_texts_take_no_time(body):
+    """
+    What is decoded stands in everybody's way.
+    """
+    started = time.monotonic()
+    decoded(**body)
+
+    assert time.monotonic() - started < 2
+
+
+def test_the_parameters_of_a_file_take_no_time():
+    """
+    A megabyte of text in a picture is a few bytes of request.
+    """
+    started = time.monotonic()
+
+    assert parse("a" * 1_000_000)["Prompt"]
+    assert len(parse("a\n" + 'ab: "\\",' * 100_000)) == 2
+    assert time.monotonic() - started < 2
+
+
+def test_overrides_choose_the_file():
+    """
+    As the options of the same names do.
+    """
+    order = decoded(override_settings={"samples_format": "webp", "jpeg_quality": 900})
+    output = order.generation.output
+
+    assert (output.format, output.quality) == (generation_pb2.Output.FORMAT_WEBP, 100)
+    assert noted(order) == {}
 
 
 def test_only_the_prompt_names_networks():
@@ -613,6 +670,26 @@ async def test_an_answer_has_images_parameters_and_info(house):
     assert body["parameters"]["hr_scale"] == 2.0
 
 
+async def test_the_strength_of_the_second_pass_is_told(house):
+    """
+    Where a picture is drawn from noise, it is the second pass that has one.
+    """
+    size = {"width": 64, "height": 64}
+    once = await post(house, "txt2img", prompt="a", denoising_strength=0.5, **size)
+    twice = await post(house, "txt2img", prompt="a", denoising_strength=0.5, enable_hr=True, **size)
+
+    assert json.loads(once.json()["info"])["denoising_strength"] is None
+    assert json.loads(twice.json()["info"])["denoising_strength"] == 0.5
+
+
+async def test_every_answer_says_how_long_it_took(house):
+    """
+    Errors and unknown routes too.
+    """
+    for reply in (await get(house, "samplers"), await get(house, "nothing")):
+        assert float(reply.headers["x-process-time"]) >= 0
+
+
 async def test_send_images_can_be_turned_off(house):
     """
     What was drawn is told, and its pictures are not sent.
@@ -829,7 +906,8 @@ async def test_every_list_is_there(house, mount):
 
     assert all(isinstance(listed, list) for listed in lists.values())
     assert {"Euler a", "DPM++ 2M"} <= {one["name"] for one in lists["samplers"]}
-    assert "karras" in [one["name"] for one in lists["schedulers"]]
+    schedules = {one["name"]: one["aliases"] for one in lists["schedulers"]}
+    assert (schedules["karras"], schedules["sgm_uniform"]) == (None, ["SGMUniform"])
     assert [one["name"] for one in lists["upscalers"]] == ["None", "Lanczos", "Nearest"]
     assert [one["title"] for one in lists["sd-models"]] == [SERVED]
     assert scripts == {"txt2img": [], "img2img": ["sd upscale"]}
@@ -869,3 +947,44 @@ async def test_a_key_as_a_basic_password_opens(house):
         reply = await client.get(f"{ROOT}/samplers", auth=("anybody", house.api_key))
 
     assert reply.status_code == 200
+
+
+async def test_adapters_and_embeddings_are_listed(house):
+    """
+    As prompts name them; where their files lie is not told.
+    """
+    address, token = house.environ["PICTOR_CATALOG_ADDRESS"], house.inference.token
+    replica = serving_pb2.Replica(
+        replica_id="adapters", device="cpu", adapters=["ink"], embeddings=["wash"]
+    )
+    async with open_channel(address, token) as channel, house.client() as client:
+        stub = catalog_service_pb2_grpc.CatalogServiceStub(channel)
+        request = serving_pb2.ReportReplicaRequest(replica=replica)
+        await stub.ReportReplica(request)
+        loras = (await client.get("/sdapi/v1/loras")).json()
+        embeddings = (await client.get("/sdapi/v1/embeddings")).json()
+        request.ttl.SetInParent()
+        await stub.ReportReplica(request)
+        none = (await client.get("/sdapi/v1/loras")).json()
+
+    assert [(one["name"], one["path"]) for one in loras] == [("ink", "ink.safetensors")]
+    assert list(embeddings["loaded"]) == ["wash"]
+    assert none == []
+
+
+async def test_an_infotext_fills_what_is_left_out(house):
+    """
+    A picture's own parameters draw it again; what the request says itself counts more.
+    """
+    text = "a red circle\nNegative prompt: a dog\nSteps: 3, CFG scale: 5, Seed: 11, Size: 64x128"
+    again = await post(house, "txt2img", infotext=text)
+    other = await post(house, "txt2img", infotext=text, seed=12, steps=4, negative_prompt=None)
+    drawn = [json.loads(reply.json()["info"]) for reply in (again, other)]
+
+    assert [(info["prompt"], info["negative_prompt"]) for info in drawn] == [
+        ("a red circle", "a dog")
+    ] * 2
+    assert [(info["width"], info["height"], info["cfg_scale"]) for info in drawn] == [
+        (64, 128, 5)
+    ] * 2
+    assert [(info["seed"], info["steps"]) for info in drawn] == [(11, 3), (12, 4)]

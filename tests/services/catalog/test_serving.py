@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from pictor.catalog.v1.catalog_service_pb2 import (
+    ListAdaptersRequest,
     ListServingStatusesRequest,
     ListServingStatusesResponse,
     WatchServingStatusesRequest,
@@ -283,6 +284,24 @@ async def test_watchers_do_not_delay_the_end(tmp_path: Path):
             await anext(messages)
 
     assert asyncio.get_running_loop().time() - started < 3
+
+
+async def test_adapters_are_those_of_all_device_processes(catalog: CatalogServiceStub):
+    """
+    Each once, in the order of their names; those of a process that has gone are not there.
+    """
+    for replica_id, adapters in (("one", ["ink", "wash"]), ("other", ["anna", "ink"])):
+        replica = Replica(
+            replica_id=replica_id, device="cpu", adapters=adapters, embeddings=[replica_id]
+        )
+        await catalog.ReportReplica(ReportReplicaRequest(replica=replica, ttl=duration(30.0)))
+    both = await catalog.ListAdapters(ListAdaptersRequest())
+    await report(catalog, {}, replica_id="other", ttl_seconds=0.0)
+    left = await catalog.ListAdapters(ListAdaptersRequest())
+
+    assert list(both.adapters) == ["anna", "ink", "wash"]
+    assert list(both.embeddings) == ["one", "other"]
+    assert (list(left.adapters), list(left.embeddings)) == (["ink", "wash"], ["one"])
 
 
 async def report(

@@ -1,5 +1,7 @@
 """What operators want of models, and what device processes and callers are told of it."""
 
+import asyncio
+
 import pytest
 
 from pictor.catalog.v1.catalog_service_pb2 import (
@@ -13,6 +15,8 @@ from pictor.catalog.v1.serving_pb2 import (
     ServingStatus,
 )
 from pictor.errors.v1 import error_reason_pb2
+from services.catalog.store import TargetStore
+from services.catalog.targets import Target
 from services.rpc.errors import InvalidRequest, NotFound
 
 SHAPES = "models/pictor/shapes"
@@ -161,3 +165,16 @@ async def test_an_unknown_model_is_not_found(catalog):
     """
     with pytest.raises(NotFound):
         await update(catalog, "models/nobody/nothing", pinned=True)
+
+
+async def test_two_who_aim_at_once_do_not_fail(database_url):
+    """
+    The last one counts; a model that nobody has aimed at before has one row then.
+    """
+    store = await TargetStore.open(database_url)
+    await asyncio.gather(*(store.put("models/a", Target(count, False)) for count in range(8)))
+    await store.put("models/a", Target(3, True))
+    found = await store.all()
+    await store.close()
+
+    assert found == {"models/a": Target(3, True)}

@@ -16,7 +16,7 @@ from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2
 from services.inference.charging import Charging
 from services.inference.outbox import Outbox, Topic, pause_seconds
-from services.inference.store import CAPTURE, JobStore
+from services.inference.store import CAPTURE, RELEASE, JobStore
 from services.rpc.channels import open_channel
 from services.rpc.errors import AlreadyExists, Internal, StateConflict, Unavailable
 from services.rpc.principals import acting_for, service_token
@@ -30,6 +30,7 @@ from tests.services.inference.scripted import (
 Job = job_pb2.Job
 # Of 256 x 256 pixels and 20 steps, at one credit for a megapixel and a step.
 PRICE = 1_310_720
+TOPICS = (CAPTURE, RELEASE)
 
 
 class Till:
@@ -272,6 +273,22 @@ async def test_a_chosen_id_that_is_taken_holds_nothing_more(service, till):
     await till.settled(other if job.account == account else account, PRICE)
 
 
+async def test_twins_hold_the_price_once(service, till):
+    """
+    Of many requests with one key one makes a job; what was held for the others is back at once.
+    """
+    account = await till.account(20 * PRICE)
+    request = inference_service_pb2.CreateJobRequest(
+        generation=generation_pb2.Generation(model="pictor/shapes", prompt="a red circle"),
+        idempotency_key="twins",
+    )
+    with acting_for(account):
+        made = await asyncio.gather(*(service.stub.CreateJob(request) for _ in range(10)))
+
+    assert len({job.name for job in made}) == 1
+    assert await till.balance(account) == (19 * PRICE, PRICE)
+
+
 @pytest.mark.parametrize("end", ["captured", "released"])
 async def test_what_a_crash_left_in_the_outbox_is_delivered_after_the_start(
     environ, tmp_path, till, end
@@ -305,7 +322,7 @@ async def test_only_the_change_that_wins_writes_a_message(tmp_path):
         canceled.state = Job.STATE_CANCELED
         wins = await store.change(succeeded(job))
         loses = await store.change(canceled)
-        messages = await store.due_messages(2**62, 10)
+        messages = await store.due_messages(TOPICS, 2**62, 10)
 
     assert (wins, loses) == (True, False)
     assert [message.topic for message in messages] == [CAPTURE]
@@ -320,7 +337,7 @@ async def test_a_free_job_leaves_no_message(tmp_path):
         await store.insert(job)
         await store.change(succeeded(job))
 
-        assert await store.due_messages(2**62, 10) == []
+        assert await store.due_messages(TOPICS, 2**62, 10) == []
 
 
 async def test_a_message_is_delivered_again_until_it_works(tmp_path):
@@ -355,7 +372,7 @@ async def test_two_processes_do_not_deliver_one_message_at_once(tmp_path):
         job = queued("jobs/1", "accounts/a")
         await store.insert(job)
         await store.change(succeeded(job))
-        [message] = await store.due_messages(2**62, 10)
+        [message] = await store.due_messages(TOPICS, 2**62, 10)
         taken = [await store.take_message(message, 2**61) for _ in range(2)]
 
     assert taken == [True, False]
@@ -380,7 +397,7 @@ async def test_a_hold_without_a_job_is_given_back(tmp_path, till):
         for job in (waits, done, told):
             await store.insert(job)
         await store.change(succeeded(done))
-        [message] = await store.due_messages(2**62, 10)
+        [message] = await store.due_messages(TOPICS, 2**62, 10)
         await store.drop_message(message.sequence)
         await store.change(succeeded(told))
         await Charging(till.stub, store).reconcile()

@@ -11,11 +11,13 @@ from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2, progress_pb2
 from pictor.storage.v1 import asset_pb2, storage_service_pb2, storage_service_pb2_grpc
 from pictor.worker.v1 import worker_pb2
+from services.catalog import __main__ as catalog
 from services.inference.store import JobStore
 from services.paging import encode_token
 from services.rpc.channels import open_channel
 from services.rpc.errors import (
     AlreadyExists,
+    Canceled,
     Exhausted,
     InvalidRequest,
     NotFound,
@@ -26,6 +28,7 @@ from services.rpc.errors import (
     to_status,
 )
 from services.rpc.principals import Principal, acting_for, service_token
+from services.rpc.settings import read
 from tests.services.inference.scripted import (
     ALICE,
     BOB,
@@ -38,6 +41,14 @@ from tests.services.inference.scripted import (
 
 Job = job_pb2.Job
 Note = job_pb2.ParameterNote
+
+
+def running(job):
+    """Return a job as a process that leases it writes it."""
+    leased = Job()
+    leased.CopyFrom(job)
+    leased.state, leased.revision, leased.attempt_count = Job.STATE_RUNNING, job.revision + 1, 1
+    return leased
 
 
 async def test_a_job_runs_and_has_a_result(service):
@@ -356,6 +367,20 @@ async def test_a_job_that_kills_devices_does_not_take_others_with_it(service):
     assert following.attempt_count == 1
 
 
+async def test_a_device_that_let_go_of_a_job_is_no_failure(service):
+    """
+    It does when this process was not heard of for a lease: the job runs again, and nothing counts.
+    """
+    let_go = Canceled("the lease ended: whoever assigned this was not heard of again")
+    service.executor.outcomes = [worker_pb2.Report(error=to_status(let_go))]
+    service.executor.gate.set()
+
+    ended = await service.ended((await service.create()).name)
+
+    assert ended.state == Job.STATE_SUCCEEDED
+    assert ended.attempt_count == 1
+
+
 async def test_an_error_of_the_device_is_the_jobs_error(service):
     """
     What the device reports is found in the job, with its reason.
@@ -397,6 +422,53 @@ async def test_a_restart_runs_what_was_queued_and_what_was_running(environ):
 
     assert [job.state for job in ended] == [Job.STATE_SUCCEEDED] * 2
     assert [job.attempt_count for job in ended] == [1, 1]
+
+
+async def test_a_catalog_that_is_started_again_costs_no_job(tmp_path):
+    """
+    A job that was admitted before waits for it.
+    """
+    executor = ScriptedExecutor(slots=0)
+    executor.gate.set()
+    async with neighbours(tmp_path) as bound:
+        settings = read(catalog.Settings, {**bound, "PICTOR_CATALOG_ADDRESS": "127.0.0.1:0"})
+        async with contextlib.AsyncExitStack() as stack:
+            address = await stack.enter_async_context(catalog.running(settings))
+            environ = {**bound, "PICTOR_CATALOG_ADDRESS": address}
+            await serve_model(address, service_token(tmp_path), "pictor/shapes")
+            service = await stack.enter_async_context(inference_in(environ, executor))
+            job = await service.create()
+        again = read(catalog.Settings, environ)
+        async with inference_in(environ, executor) as service:
+            executor.slots = 1
+            await asyncio.sleep(0.5)
+            waiting = await service.get(job.name)
+            async with catalog.running(again):
+                ended = await service.ended(job.name)
+
+    assert waiting.state == Job.STATE_RUNNING
+    assert ended.state == Job.STATE_SUCCEEDED
+
+
+async def test_a_job_of_a_killed_process_runs_at_once_on_sqlite(environ):
+    """
+    One process has a SQLite database: one that starts need not wait for the lease of another.
+    """
+    url = environ["PICTOR_INFERENCE_DATABASE_URL"]
+    if "sqlite" not in url:
+        pytest.skip("with PostgreSQL there may be others")
+    async with inference_in(environ, ScriptedExecutor(slots=0)) as before:
+        job = await before.create()
+    killed = await JobStore.open(url)
+    await killed.join()
+    assert await killed.lease(running)
+    await killed.close()
+    executor = ScriptedExecutor()
+    executor.gate.set()
+    async with inference_in({**environ, "PICTOR_LEASE_SECONDS": "60"}, executor) as after:
+        ended = await after.ended(job.name)
+
+    assert ended.state == Job.STATE_SUCCEEDED
 
 
 async def test_a_job_that_runs_nowhere_is_rescued(service):

@@ -73,7 +73,7 @@ def test_nothing_is_expected_of_what_was_never_seen():
     paces.note(ended(4))
     other = job_pb2.Job(generation=generation(model="models/c/d"))
 
-    assert paces.expected_seconds(other, 0, 1) is None
+    assert paces.expected_seconds(other, 0) is None
 
 
 def test_an_estimate_follows_work_and_queue():
@@ -82,12 +82,13 @@ def test_an_estimate_follows_work_and_queue():
     jobs ahead takes as long as jobs do.
     """
     paces = Paces()
+    paces.slot_count = lambda: 2
     paces.note(ended(4, load=30))
     twice = job_pb2.Job(generation=generation(model="models/a/b", step_count=40))
 
     assert pixel_steps(twice.generation) == 40_000_000
-    assert paces.expected_seconds(twice, 0, 2) == pytest.approx(8)
-    assert paces.expected_seconds(twice, 3, 2) == pytest.approx(12)
+    assert paces.expected_seconds(twice, 0) == pytest.approx(8)
+    assert paces.expected_seconds(twice, 3) == pytest.approx(12)
 
 
 def test_an_estimate_moves_towards_the_newest():
@@ -99,4 +100,4 @@ def test_an_estimate_moves_towards_the_newest():
     for _ in range(20):
         paces.note(ended(3))
 
-    assert paces.expected_seconds(ended(0), 0, 1) == pytest.approx(3, rel=0.05)
+    assert paces.expected_seconds(ended(0), 0) == pytest.approx(3, rel=0.05)

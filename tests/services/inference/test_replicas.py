@@ -205,7 +205,7 @@ async def test_a_process_that_was_paused_changes_nothing_when_it_wakes(environ, 
         other_process.send_signal(signal.SIGCONT)
         service.executor.slots = 0
         # It lives on, under a new name, and takes jobs.
-        again = await service.ended((await running_elsewhere(service, 0.1)).name)
+        again = await service.ended((await service.create(prompt="0.1")).name)
         after = await service.get(job.name)
 
     assert ended.attempt_count == 2

@@ -9,6 +9,7 @@ from pictor.accounts.v1 import api_key_pb2 as pictor_dot_accounts_dot_v1_dot_api
 from pictor.accounts.v1 import ledger_pb2 as pictor_dot_accounts_dot_v1_dot_ledger__pb2
 from pictor.accounts.v1 import limits_pb2 as pictor_dot_accounts_dot_v1_dot_limits__pb2
 from pictor.accounts.v1 import preferences_pb2 as pictor_dot_accounts_dot_v1_dot_preferences__pb2
+from pictor.accounts.v1 import webhook_pb2 as pictor_dot_accounts_dot_v1_dot_webhook__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -129,6 +130,16 @@ class AccountsServiceStub:
                 '/pictor.accounts.v1.AccountsService/ListHolds',
                 request_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsRequest.SerializeToString,
                 response_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsResponse.FromString,
+                _registered_method=True)
+        self.RotateWebhookSecret = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/RotateWebhookSecret',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretResponse.FromString,
+                _registered_method=True)
+        self.GetWebhookSecrets = channel.unary_unary(
+                '/pictor.accounts.v1.AccountsService/GetWebhookSecrets',
+                request_serializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsRequest.SerializeToString,
+                response_deserializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsResponse.FromString,
                 _registered_method=True)
 
 
@@ -279,6 +290,22 @@ class AccountsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateWebhookSecret(self, request, context):
+        """Makes a new secret for an account's webhooks and shows it, once: the caller's own account, or with
+        `accounts:admin` any. Not idempotent. For a day webhooks are signed with the one before as well.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetWebhookSecrets(self, request, context):
+        """Reads what an account's webhooks are signed with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -371,6 +398,16 @@ def add_AccountsServiceServicer_to_server(servicer, server):
                     servicer.ListHolds,
                     request_deserializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsRequest.FromString,
                     response_serializer=pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsResponse.SerializeToString,
+            ),
+            'RotateWebhookSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateWebhookSecret,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretResponse.SerializeToString,
+            ),
+            'GetWebhookSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWebhookSecrets,
+                    request_deserializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsRequest.FromString,
+                    response_serializer=pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -860,6 +897,60 @@ class AccountsService:
             '/pictor.accounts.v1.AccountsService/ListHolds',
             pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsRequest.SerializeToString,
             pictor_dot_accounts_dot_v1_dot_ledger__pb2.ListHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateWebhookSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/RotateWebhookSecret',
+            pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_webhook__pb2.RotateWebhookSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWebhookSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.accounts.v1.AccountsService/GetWebhookSecrets',
+            pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsRequest.SerializeToString,
+            pictor_dot_accounts_dot_v1_dot_webhook__pb2.GetWebhookSecretsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,6 +11,7 @@ from pictor.accounts.v1 import api_key_pb2 as _api_key_pb2
 from pictor.accounts.v1 import ledger_pb2 as _ledger_pb2
 from pictor.accounts.v1 import limits_pb2 as _limits_pb2
 from pictor.accounts.v1 import preferences_pb2 as _preferences_pb2
+from pictor.accounts.v1 import webhook_pb2 as _webhook_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -104,6 +105,13 @@ class AccountsServiceStub:
     """Ends a hold. Idempotent by job: what is settled stays as it is, whatever is asked for."""
     ListHolds: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListHoldsRequest, _ledger_pb2.ListHoldsResponse]
     """Lists the holds that wait for the end of their job."""
+    RotateWebhookSecret: _grpc.UnaryUnaryMultiCallable[_webhook_pb2.RotateWebhookSecretRequest, _webhook_pb2.RotateWebhookSecretResponse]
+    """Makes a new secret for an account's webhooks and shows it, once: the caller's own account, or with
+    `accounts:admin` any. Not idempotent. For a day webhooks are signed with the one before as well.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+    """
+    GetWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_pb2.GetWebhookSecretsRequest, _webhook_pb2.GetWebhookSecretsResponse]
+    """Reads what an account's webhooks are signed with."""
 
 @_typing.type_check_only
 class AccountsServiceAsyncStub(AccountsServiceStub):
@@ -176,6 +184,13 @@ class AccountsServiceAsyncStub(AccountsServiceStub):
     """Ends a hold. Idempotent by job: what is settled stays as it is, whatever is asked for."""
     ListHolds: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListHoldsRequest, _ledger_pb2.ListHoldsResponse]  # type: ignore[assignment]
     """Lists the holds that wait for the end of their job."""
+    RotateWebhookSecret: _aio.UnaryUnaryMultiCallable[_webhook_pb2.RotateWebhookSecretRequest, _webhook_pb2.RotateWebhookSecretResponse]  # type: ignore[assignment]
+    """Makes a new secret for an account's webhooks and shows it, once: the caller's own account, or with
+    `accounts:admin` any. Not idempotent. For a day webhooks are signed with the one before as well.
+    Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+    """
+    GetWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_pb2.GetWebhookSecretsRequest, _webhook_pb2.GetWebhookSecretsResponse]  # type: ignore[assignment]
+    """Reads what an account's webhooks are signed with."""
 
 class AccountsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Knows who may call the suite, and what it costs them."""
@@ -353,5 +368,24 @@ class AccountsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListHoldsResponse, _abc.Awaitable[_ledger_pb2.ListHoldsResponse]]:
         """Lists the holds that wait for the end of their job."""
+
+    @_abc_1.abstractmethod
+    def RotateWebhookSecret(
+        self,
+        request: _webhook_pb2.RotateWebhookSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhook_pb2.RotateWebhookSecretResponse, _abc.Awaitable[_webhook_pb2.RotateWebhookSecretResponse]]:
+        """Makes a new secret for an account's webhooks and shows it, once: the caller's own account, or with
+        `accounts:admin` any. Not idempotent. For a day webhooks are signed with the one before as well.
+        Errors: NOT_FOUND with ACCOUNT_NOT_FOUND, also for another account.
+        """
+
+    @_abc_1.abstractmethod
+    def GetWebhookSecrets(
+        self,
+        request: _webhook_pb2.GetWebhookSecretsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhook_pb2.GetWebhookSecretsResponse, _abc.Awaitable[_webhook_pb2.GetWebhookSecretsResponse]]:
+        """Reads what an account's webhooks are signed with."""
 
 def add_AccountsServiceServicer_to_server(servicer: AccountsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,7 +29,7 @@ from pictor.catalog.v1 import model_pb2 as pictor_dot_catalog_dot_v1_dot_model__
 from pictor.catalog.v1 import serving_pb2 as pictor_dot_catalog_dot_v1_dot_serving__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pictor/catalog/v1/catalog_service.proto\x12\x11pictor.catalog.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a\x1dpictor/catalog/v1/model.proto\x1a\x1fpictor/catalog/v1/serving.proto\"F\n\x11ListModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"W\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.pictor.catalog.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"2\n\x1aListServingStatusesRequest\x12\x14\n\x06models\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\"Y\n\x1bListServingStatusesResponse\x12:\n\x10serving_statuses\x18\x01 \x03(\x0b\x32 .pictor.catalog.v1.ServingStatus\"3\n\x1bWatchServingStatusesRequest\x12\x14\n\x06models\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\"{\n\x14UpdateServingRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12#\n\x10\x64\x65sired_replicas\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x14\n\x06pinned\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\x13\n\x11_desired_replicas2\xe1\x06\n\x0e\x43\x61talogService\x12z\n\nListModels\x12$.pictor.catalog.v1.ListModelsRequest\x1a%.pictor.catalog.v1.ListModelsResponse\"\x1f\x8a\xb5\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x13\x12\x11/pictor/v1/models\x12s\n\x08GetModel\x12\".pictor.catalog.v1.GetModelRequest\x1a\x18.pictor.catalog.v1.Model\")\x8a\xb5\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/pictor/v1/{name=models/**}\x12\x9e\x01\n\x13ListServingStatuses\x12-.pictor.catalog.v1.ListServingStatusesRequest\x1a..pictor.catalog.v1.ListServingStatusesResponse\"(\x8a\xb5\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/pictor/v1/servingStatuses\x12\xa8\x01\n\x14WatchServingStatuses\x12..pictor.catalog.v1.WatchServingStatusesRequest\x1a..pictor.catalog.v1.ListServingStatusesResponse\".\x8a\xb5\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\"\x12 /pictor/v1/servingStatuses:watch0\x01\x12\xa7\x01\n\rUpdateServing\x12\'.pictor.catalog.v1.UpdateServingRequest\x1a .pictor.catalog.v1.ServingStatus\"K\x90\x02\x02\x8a\xb5\x18\x0f\n\rcatalog:write\x82\xd3\xe4\x93\x02/\"*/pictor/v1/{model=models/**}:updateServing:\x01*\x12h\n\rReportReplica\x12\'.pictor.catalog.v1.ReportReplicaRequest\x1a(.pictor.catalog.v1.ReportReplicaResponse\"\x04\x8a\xb5\x18\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pictor/catalog/v1/catalog_service.proto\x12\x11pictor.catalog.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a\x1dpictor/catalog/v1/model.proto\x1a\x1fpictor/catalog/v1/serving.proto\"\x15\n\x13ListAdaptersRequest\"<\n\x14ListAdaptersResponse\x12\x10\n\x08\x61\x64\x61pters\x18\x01 \x03(\t\x12\x12\n\nembeddings\x18\x02 \x03(\t\"F\n\x11ListModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"W\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.pictor.catalog.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"2\n\x1aListServingStatusesRequest\x12\x14\n\x06models\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\"Y\n\x1bListServingStatusesResponse\x12:\n\x10serving_statuses\x18\x01 \x03(\x0b\x32 .pictor.catalog.v1.ServingStatus\"3\n\x1bWatchServingStatusesRequest\x12\x14\n\x06models\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\"{\n\x14UpdateServingRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12#\n\x10\x64\x65sired_replicas\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x14\n\x06pinned\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\x13\n\x11_desired_replicas2\xe6\x07\n\x0e\x43\x61talogService\x12z\n\nListModels\x12$.pictor.catalog.v1.ListModelsRequest\x1a%.pictor.catalog.v1.ListModelsResponse\"\x1f\x8a\xb5\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x13\x12\x11/pictor/v1/models\x12s\n\x08GetModel\x12\".pictor.catalog.v1.GetModelRequest\x1a\x18.pictor.catalog.v1.Model\")\x8a\xb5\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/pictor/v1/{name=models/**}\x12\x9e\x01\n\x13ListServingStatuses\x12-.pictor.catalog.v1.ListServingStatusesRequest\x1a..pictor.catalog.v1.ListServingStatusesResponse\"(\x8a\xb5\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/pictor/v1/servingStatuses\x12\xa8\x01\n\x14WatchServingStatuses\x12..pictor.catalog.v1.WatchServingStatusesRequest\x1a..pictor.catalog.v1.ListServingStatusesResponse\".\x8a\xb5\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\"\x12 /pictor/v1/servingStatuses:watch0\x01\x12\x82\x01\n\x0cListAdapters\x12&.pictor.catalog.v1.ListAdaptersRequest\x1a\'.pictor.catalog.v1.ListAdaptersResponse\"!\x8a\xb5\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/pictor/v1/adapters\x12\xa7\x01\n\rUpdateServing\x12\'.pictor.catalog.v1.UpdateServingRequest\x1a .pictor.catalog.v1.ServingStatus\"K\x90\x02\x02\x8a\xb5\x18\x0f\n\rcatalog:write\x82\xd3\xe4\x93\x02/\"*/pictor/v1/{model=models/**}:updateServing:\x01*\x12h\n\rReportReplica\x12\'.pictor.catalog.v1.ReportReplicaRequest\x1a(.pictor.catalog.v1.ReportReplicaResponse\"\x04\x8a\xb5\x18\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,24 +60,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATALOGSERVICE'].methods_by_name['ListServingStatuses']._serialized_options = b'\212\265\030\002\020\001\202\323\344\223\002\034\022\032/pictor/v1/servingStatuses'
   _globals['_CATALOGSERVICE'].methods_by_name['WatchServingStatuses']._loaded_options = None
   _globals['_CATALOGSERVICE'].methods_by_name['WatchServingStatuses']._serialized_options = b'\212\265\030\002\020\001\202\323\344\223\002\"\022 /pictor/v1/servingStatuses:watch'
+  _globals['_CATALOGSERVICE'].methods_by_name['ListAdapters']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['ListAdapters']._serialized_options = b'\212\265\030\002\020\001\202\323\344\223\002\025\022\023/pictor/v1/adapters'
   _globals['_CATALOGSERVICE'].methods_by_name['UpdateServing']._loaded_options = None
   _globals['_CATALOGSERVICE'].methods_by_name['UpdateServing']._serialized_options = b'\220\002\002\212\265\030\017\n\rcatalog:write\202\323\344\223\002/\"*/pictor/v1/{model=models/**}:updateServing:\001*'
   _globals['_CATALOGSERVICE'].methods_by_name['ReportReplica']._loaded_options = None
   _globals['_CATALOGSERVICE'].methods_by_name['ReportReplica']._serialized_options = b'\212\265\030\000'
-  _globals['_LISTMODELSREQUEST']._serialized_start=222
-  _globals['_LISTMODELSREQUEST']._serialized_end=292
-  _globals['_LISTMODELSRESPONSE']._serialized_start=294
-  _globals['_LISTMODELSRESPONSE']._serialized_end=381
-  _globals['_GETMODELREQUEST']._serialized_start=383
-  _globals['_GETMODELREQUEST']._serialized_end=420
-  _globals['_LISTSERVINGSTATUSESREQUEST']._serialized_start=422
-  _globals['_LISTSERVINGSTATUSESREQUEST']._serialized_end=472
-  _globals['_LISTSERVINGSTATUSESRESPONSE']._serialized_start=474
-  _globals['_LISTSERVINGSTATUSESRESPONSE']._serialized_end=563
-  _globals['_WATCHSERVINGSTATUSESREQUEST']._serialized_start=565
-  _globals['_WATCHSERVINGSTATUSESREQUEST']._serialized_end=616
-  _globals['_UPDATESERVINGREQUEST']._serialized_start=618
-  _globals['_UPDATESERVINGREQUEST']._serialized_end=741
-  _globals['_CATALOGSERVICE']._serialized_start=744
-  _globals['_CATALOGSERVICE']._serialized_end=1609
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=222
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=243
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=245
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=305
+  _globals['_LISTMODELSREQUEST']._serialized_start=307
+  _globals['_LISTMODELSREQUEST']._serialized_end=377
+  _globals['_LISTMODELSRESPONSE']._serialized_start=379
+  _globals['_LISTMODELSRESPONSE']._serialized_end=466
+  _globals['_GETMODELREQUEST']._serialized_start=468
+  _globals['_GETMODELREQUEST']._serialized_end=505
+  _globals['_LISTSERVINGSTATUSESREQUEST']._serialized_start=507
+  _globals['_LISTSERVINGSTATUSESREQUEST']._serialized_end=557
+  _globals['_LISTSERVINGSTATUSESRESPONSE']._serialized_start=559
+  _globals['_LISTSERVINGSTATUSESRESPONSE']._serialized_end=648
+  _globals['_WATCHSERVINGSTATUSESREQUEST']._serialized_start=650
+  _globals['_WATCHSERVINGSTATUSESREQUEST']._serialized_end=701
+  _globals['_UPDATESERVINGREQUEST']._serialized_start=703
+  _globals['_UPDATESERVINGREQUEST']._serialized_end=826
+  _globals['_CATALOGSERVICE']._serialized_start=829
+  _globals['_CATALOGSERVICE']._serialized_end=1827
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,11 @@ class CatalogServiceStub:
                 request_serializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.WatchServingStatusesRequest.SerializeToString,
                 response_deserializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListServingStatusesResponse.FromString,
                 _registered_method=True)
+        self.ListAdapters = channel.unary_unary(
+                '/pictor.catalog.v1.CatalogService/ListAdapters',
+                request_serializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListAdaptersRequest.SerializeToString,
+                response_deserializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListAdaptersResponse.FromString,
+                _registered_method=True)
         self.UpdateServing = channel.unary_unary(
                 '/pictor.catalog.v1.CatalogService/UpdateServing',
                 request_serializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateServingRequest.SerializeToString,
@@ -104,6 +109,14 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAdapters(self, request, context):
+        """Tells which adapters and embeddings there are, of all device processes, in the order of their names.
+        Whether one fits a model is seen when it is used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateServing(self, request, context):
         """Says how many device processes ought to hold a model ready, and whether it stays there when others
         need room. Durable; takes effect while others draw. Idempotent.
@@ -143,6 +156,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.WatchServingStatuses,
                     request_deserializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.WatchServingStatusesRequest.FromString,
                     response_serializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListServingStatusesResponse.SerializeToString,
+            ),
+            'ListAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdapters,
+                    request_deserializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListAdaptersRequest.FromString,
+                    response_serializer=pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListAdaptersResponse.SerializeToString,
             ),
             'UpdateServing': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateServing,
@@ -264,6 +282,33 @@ class CatalogService:
             '/pictor.catalog.v1.CatalogService/WatchServingStatuses',
             pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.WatchServingStatusesRequest.SerializeToString,
             pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListServingStatusesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.catalog.v1.CatalogService/ListAdapters',
+            pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListAdaptersRequest.SerializeToString,
+            pictor_dot_catalog_dot_v1_dot_catalog__service__pb2.ListAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,

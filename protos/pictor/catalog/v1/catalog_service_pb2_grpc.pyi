@@ -49,6 +49,10 @@ class CatalogServiceStub:
     """Sends what is being served: the whole list at once, then each status that changes, until the
     caller leaves. Errors: NOT_FOUND with MODEL_NOT_FOUND.
     """
+    ListAdapters: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAdaptersRequest, _catalog_service_pb2.ListAdaptersResponse]
+    """Tells which adapters and embeddings there are, of all device processes, in the order of their names.
+    Whether one fits a model is seen when it is used.
+    """
     UpdateServing: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.UpdateServingRequest, _serving_pb2.ServingStatus]
     """Says how many device processes ought to hold a model ready, and whether it stays there when others
     need room. Durable; takes effect while others draw. Idempotent.
@@ -77,6 +81,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     WatchServingStatuses: _aio.UnaryStreamMultiCallable[_catalog_service_pb2.WatchServingStatusesRequest, _catalog_service_pb2.ListServingStatusesResponse]  # type: ignore[assignment]
     """Sends what is being served: the whole list at once, then each status that changes, until the
     caller leaves. Errors: NOT_FOUND with MODEL_NOT_FOUND.
+    """
+    ListAdapters: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAdaptersRequest, _catalog_service_pb2.ListAdaptersResponse]  # type: ignore[assignment]
+    """Tells which adapters and embeddings there are, of all device processes, in the order of their names.
+    Whether one fits a model is seen when it is used.
     """
     UpdateServing: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.UpdateServingRequest, _serving_pb2.ServingStatus]  # type: ignore[assignment]
     """Says how many device processes ought to hold a model ready, and whether it stays there when others
@@ -127,6 +135,16 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_catalog_service_pb2.ListServingStatusesResponse], _abc.AsyncIterator[_catalog_service_pb2.ListServingStatusesResponse]]:
         """Sends what is being served: the whole list at once, then each status that changes, until the
         caller leaves. Errors: NOT_FOUND with MODEL_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAdapters(
+        self,
+        request: _catalog_service_pb2.ListAdaptersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.ListAdaptersResponse, _abc.Awaitable[_catalog_service_pb2.ListAdaptersResponse]]:
+        """Tells which adapters and embeddings there are, of all device processes, in the order of their names.
+        Whether one fits a model is seen when it is used.
         """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpictor/catalog/v1/serving.proto\x12\x11pictor.catalog.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xfb\x02\n\rServingStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.pictor.catalog.v1.ServingStatus.State\x12\x11\n\tavailable\x18\x03 \x01(\x08\x12\x16\n\x0eready_replicas\x18\x04 \x01(\x05\x12\x18\n\x10\x64\x65sired_replicas\x18\x05 \x01(\x05\x12\x11\n\tserved_by\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x0e\n\x06pinned\x18\x08 \x01(\x08\x12\x17\n\x0floaded_fraction\x18\t \x01(\x01\"\x92\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_NO_WEIGHTS\x10\x01\x12\x11\n\rSTATE_LOADING\x10\x02\x12\x0f\n\x0bSTATE_READY\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_ON_DEMAND\x10\x05\x12\x11\n\rSTATE_STOPPED\x10\x06\"p\n\x07Replica\x12\x18\n\nreplica_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x64\x65vice\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x06models\x18\x03 \x03(\x0b\x32\x1f.pictor.catalog.v1.ReplicaModelB\x04\xe2\x41\x01\x01\"\x95\x01\n\x0cReplicaModel\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12;\n\x05state\x18\x02 \x01(\x0e\x32&.pictor.catalog.v1.ServingStatus.StateB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x64\x65tail\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\x0floaded_fraction\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01\"w\n\x14ReportReplicaRequest\x12\x31\n\x07replica\x18\x01 \x01(\x0b\x32\x1a.pictor.catalog.v1.ReplicaB\x04\xe2\x41\x01\x02\x12,\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"^\n\x15ReportReplicaResponse\x12\x16\n\x0e\x64\x65sired_models\x18\x01 \x03(\t\x12\x16\n\x0estopped_models\x18\x02 \x03(\t\x12\x15\n\rpinned_models\x18\x03 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpictor/catalog/v1/serving.proto\x12\x11pictor.catalog.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xfb\x02\n\rServingStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.pictor.catalog.v1.ServingStatus.State\x12\x11\n\tavailable\x18\x03 \x01(\x08\x12\x16\n\x0eready_replicas\x18\x04 \x01(\x05\x12\x18\n\x10\x64\x65sired_replicas\x18\x05 \x01(\x05\x12\x11\n\tserved_by\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x0e\n\x06pinned\x18\x08 \x01(\x08\x12\x17\n\x0floaded_fraction\x18\t \x01(\x01\"\x92\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_NO_WEIGHTS\x10\x01\x12\x11\n\rSTATE_LOADING\x10\x02\x12\x0f\n\x0bSTATE_READY\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_ON_DEMAND\x10\x05\x12\x11\n\rSTATE_STOPPED\x10\x06\"\xa2\x01\n\x07Replica\x12\x18\n\nreplica_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x64\x65vice\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x06models\x18\x03 \x03(\x0b\x32\x1f.pictor.catalog.v1.ReplicaModelB\x04\xe2\x41\x01\x01\x12\x16\n\x08\x61\x64\x61pters\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nembeddings\x18\x05 \x03(\tB\x04\xe2\x41\x01\x01\"\x95\x01\n\x0cReplicaModel\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12;\n\x05state\x18\x02 \x01(\x0e\x32&.pictor.catalog.v1.ServingStatus.StateB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x64\x65tail\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\x0floaded_fraction\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01\"w\n\x14ReportReplicaRequest\x12\x31\n\x07replica\x18\x01 \x01(\x0b\x32\x1a.pictor.catalog.v1.ReplicaB\x04\xe2\x41\x01\x02\x12,\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"^\n\x15ReportReplicaResponse\x12\x16\n\x0e\x64\x65sired_models\x18\x01 \x03(\t\x12\x16\n\x0estopped_models\x18\x02 \x03(\t\x12\x15\n\rpinned_models\x18\x03 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLICA'].fields_by_name['device']._serialized_options = b'\342A\001\002'
   _globals['_REPLICA'].fields_by_name['models']._loaded_options = None
   _globals['_REPLICA'].fields_by_name['models']._serialized_options = b'\342A\001\001'
+  _globals['_REPLICA'].fields_by_name['adapters']._loaded_options = None
+  _globals['_REPLICA'].fields_by_name['adapters']._serialized_options = b'\342A\001\001'
+  _globals['_REPLICA'].fields_by_name['embeddings']._loaded_options = None
+  _globals['_REPLICA'].fields_by_name['embeddings']._serialized_options = b'\342A\001\001'
   _globals['_REPLICAMODEL'].fields_by_name['model']._loaded_options = None
   _globals['_REPLICAMODEL'].fields_by_name['model']._serialized_options = b'\342A\001\002'
   _globals['_REPLICAMODEL'].fields_by_name['state']._loaded_options = None
@@ -55,12 +59,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVINGSTATUS']._serialized_end=499
   _globals['_SERVINGSTATUS_STATE']._serialized_start=353
   _globals['_SERVINGSTATUS_STATE']._serialized_end=499
-  _globals['_REPLICA']._serialized_start=501
-  _globals['_REPLICA']._serialized_end=613
-  _globals['_REPLICAMODEL']._serialized_start=616
-  _globals['_REPLICAMODEL']._serialized_end=765
-  _globals['_REPORTREPLICAREQUEST']._serialized_start=767
-  _globals['_REPORTREPLICAREQUEST']._serialized_end=886
-  _globals['_REPORTREPLICARESPONSE']._serialized_start=888
-  _globals['_REPORTREPLICARESPONSE']._serialized_end=982
+  _globals['_REPLICA']._serialized_start=502
+  _globals['_REPLICA']._serialized_end=664
+  _globals['_REPLICAMODEL']._serialized_start=667
+  _globals['_REPLICAMODEL']._serialized_end=816
+  _globals['_REPORTREPLICAREQUEST']._serialized_start=818
+  _globals['_REPORTREPLICAREQUEST']._serialized_end=937
+  _globals['_REPORTREPLICARESPONSE']._serialized_start=939
+  _globals['_REPORTREPLICARESPONSE']._serialized_end=1033
 # @@protoc_insertion_point(module_scope)

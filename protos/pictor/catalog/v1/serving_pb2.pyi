@@ -128,6 +128,8 @@ class Replica(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    EMBEDDINGS_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """Is chosen by the device process when it starts; 1 to 63 characters."""
     device: _builtins.str
@@ -136,16 +138,26 @@ class Replica(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaModel]:
         """Lists the models whose weights the process can reach. Others are not mentioned."""
 
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names the adapters that the process finds; at most 10000."""
+
+    @_builtins.property
+    def embeddings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names the embeddings that the process finds; at most 10000."""
+
     def __init__(
         self,
         *,
         replica_id: _builtins.str = ...,
         device: _builtins.str = ...,
         models: _abc.Iterable[Global___ReplicaModel] | None = ...,
+        adapters: _abc.Iterable[_builtins.str] | None = ...,
+        embeddings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "models", b"models", "replica_id", b"replica_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "device", b"device", "embeddings", b"embeddings", "models", b"models", "replica_id", b"replica_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

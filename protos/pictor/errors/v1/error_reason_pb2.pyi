@@ -149,6 +149,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS. A request id was used before, for something else.
     {"reason": "REQUEST_ID_REUSED", "metadata": {"request_id": "invoice-17"}}
     """
+    ERROR_REASON_WEBHOOK_SECRET_MISSING: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION. A webhook is wanted, and the account has no secret to sign it with.
+    {"reason": "WEBHOOK_SECRET_MISSING"}
+    """
     ERROR_REASON_JOB_STATE_CONFLICT: _ErrorReason.ValueType  # 40
     """FAILED_PRECONDITION. The job is in a state that does not permit this.
     {"reason": "JOB_STATE_CONFLICT", "metadata": {"state": "STATE_SUCCEEDED"}}
@@ -341,6 +345,10 @@ ERROR_REASON_INSUFFICIENT_CREDITS: ErrorReason.ValueType  # 37
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 38
 """ALREADY_EXISTS. A request id was used before, for something else.
 {"reason": "REQUEST_ID_REUSED", "metadata": {"request_id": "invoice-17"}}
+"""
+ERROR_REASON_WEBHOOK_SECRET_MISSING: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION. A webhook is wanted, and the account has no secret to sign it with.
+{"reason": "WEBHOOK_SECRET_MISSING"}
 """
 ERROR_REASON_JOB_STATE_CONFLICT: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION. The job is in a state that does not permit this.

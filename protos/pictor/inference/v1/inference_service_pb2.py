@@ -31,9 +31,10 @@ from pictor.inference.v1 import generation_pb2 as pictor_dot_inference_dot_v1_do
 from pictor.inference.v1 import job_pb2 as pictor_dot_inference_dot_v1_dot_job__pb2
 from pictor.inference.v1 import progress_pb2 as pictor_dot_inference_dot_v1_dot_progress__pb2
 from pictor.inference.v1 import sampler_pb2 as pictor_dot_inference_dot_v1_dot_sampler__pb2
+from pictor.inference.v1 import webhook_pb2 as pictor_dot_inference_dot_v1_dot_webhook__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+pictor/inference/v1/inference_service.proto\x12\x13pictor.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a$pictor/inference/v1/generation.proto\x1a\x1dpictor/inference/v1/job.proto\x1a\"pictor/inference/v1/progress.proto\x1a!pictor/inference/v1/sampler.proto\"\xc2\x02\n\x10\x43reateJobRequest\x12\x39\n\ngeneration\x18\x01 \x01(\x0b\x32\x1f.pictor.inference.v1.GenerationB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64ialect\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x39\n\x07receipt\x18\x04 \x03(\x0b\x32\".pictor.inference.v1.ParameterNoteB\x04\xe2\x41\x01\x01\x12\x16\n\x08priority\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06job_id\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06strict\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1d\n\x0fidempotency_key\x18\n \x01(\tB\x04\xe2\x41\x01\x01\x12!\n\x13request_fingerprint\x18\x0b \x01(\x0c\x42\x04\xe2\x41\x01\x01\"B\n\rGetJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\x0finclude_preview\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"&\n\x10\x46inishJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x15\n\x13ListSamplersRequest\"x\n\x14ListSamplersResponse\x12.\n\x08samplers\x18\x01 \x03(\x0b\x32\x1c.pictor.inference.v1.Sampler\x12\x30\n\tschedules\x18\x02 \x03(\x0b\x32\x1d.pictor.inference.v1.Schedule\"\xba\x02\n\x0fListJobsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x34\n\x06states\x18\x03 \x03(\x0e\x32\x1e.pictor.inference.v1.Job.StateB\x04\xe2\x41\x01\x01\x12\x14\n\x06models\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08\x64ialects\x18\x05 \x03(\tB\x04\xe2\x41\x01\x01\x12\x37\n\rcreated_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x38\n\x0e\x63reated_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x1d\n\x0fprompt_contains\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\"S\n\x10ListJobsResponse\x12&\n\x04jobs\x18\x01 \x03(\x0b\x32\x18.pictor.inference.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10\x43\x61ncelJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"&\n\x10\x44\x65leteJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x0fRetryJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\x0fidempotency_key\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"c\n\x0fWatchJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1e\n\x10include_previews\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x8a\x02\n\x10WatchJobResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.pictor.inference.v1.Job.State\x12/\n\x08progress\x18\x03 \x01(\x0b\x32\x1d.pictor.inference.v1.Progress\x12%\n\x03job\x18\x04 \x01(\x0b\x32\x18.pictor.inference.v1.Job\x12-\n\x07preview\x18\x05 \x01(\x0b\x32\x1c.pictor.inference.v1.Preview\x12.\n\nevent_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xc8\t\n\x10InferenceService\x12w\n\tCreateJob\x12%.pictor.inference.v1.CreateJobRequest\x1a\x18.pictor.inference.v1.Job\")\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x14\"\x0f/pictor/v1/jobs:\x01*\x12w\n\x06GetJob\x12\".pictor.inference.v1.GetJobRequest\x1a\x18.pictor.inference.v1.Job\"/\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1a\x12\x18/pictor/v1/{name=jobs/*}\x12\x7f\n\x08ListJobs\x12$.pictor.inference.v1.ListJobsRequest\x1a%.pictor.inference.v1.ListJobsResponse\"&\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x11\x12\x0f/pictor/v1/jobs\x12\x8a\x01\n\tCancelJob\x12%.pictor.inference.v1.CancelJobRequest\x1a\x18.pictor.inference.v1.Job\"<\x90\x02\x02\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02$\"\x1f/pictor/v1/{name=jobs/*}:cancel:\x01*\x12\x8a\x01\n\tFinishJob\x12%.pictor.inference.v1.FinishJobRequest\x1a\x18.pictor.inference.v1.Job\"<\x90\x02\x02\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02$\"\x1f/pictor/v1/{name=jobs/*}:finish:\x01*\x12{\n\tDeleteJob\x12%.pictor.inference.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\"/\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1a*\x18/pictor/v1/{name=jobs/*}\x12\x84\x01\n\x08RetryJob\x12$.pictor.inference.v1.RetryJobRequest\x1a\x18.pictor.inference.v1.Job\"8\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02#\"\x1e/pictor/v1/{name=jobs/*}:retry:\x01*\x12\x8f\x01\n\x0cListSamplers\x12(.pictor.inference.v1.ListSamplersRequest\x1a).pictor.inference.v1.ListSamplersResponse\"*\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x15\x12\x13/pictor/v1/samplers\x12\x90\x01\n\x08WatchJob\x12$.pictor.inference.v1.WatchJobRequest\x1a%.pictor.inference.v1.WatchJobResponse\"5\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02 \x12\x1e/pictor/v1/{name=jobs/*}:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+pictor/inference/v1/inference_service.proto\x12\x13pictor.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a$pictor/inference/v1/generation.proto\x1a\x1dpictor/inference/v1/job.proto\x1a\"pictor/inference/v1/progress.proto\x1a!pictor/inference/v1/sampler.proto\x1a!pictor/inference/v1/webhook.proto\"\xdd\x02\n\x10\x43reateJobRequest\x12\x39\n\ngeneration\x18\x01 \x01(\x0b\x32\x1f.pictor.inference.v1.GenerationB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64ialect\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x39\n\x07receipt\x18\x04 \x03(\x0b\x32\".pictor.inference.v1.ParameterNoteB\x04\xe2\x41\x01\x01\x12\x16\n\x08priority\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06job_id\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06strict\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1d\n\x0fidempotency_key\x18\n \x01(\tB\x04\xe2\x41\x01\x01\x12!\n\x13request_fingerprint\x18\x0b \x01(\x0c\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0bwebhook_url\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\"B\n\rGetJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\x0finclude_preview\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"&\n\x10\x46inishJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x15\n\x13ListSamplersRequest\"x\n\x14ListSamplersResponse\x12.\n\x08samplers\x18\x01 \x03(\x0b\x32\x1c.pictor.inference.v1.Sampler\x12\x30\n\tschedules\x18\x02 \x03(\x0b\x32\x1d.pictor.inference.v1.Schedule\"\xba\x02\n\x0fListJobsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x34\n\x06states\x18\x03 \x03(\x0e\x32\x1e.pictor.inference.v1.Job.StateB\x04\xe2\x41\x01\x01\x12\x14\n\x06models\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08\x64ialects\x18\x05 \x03(\tB\x04\xe2\x41\x01\x01\x12\x37\n\rcreated_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x38\n\x0e\x63reated_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x1d\n\x0fprompt_contains\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\"S\n\x10ListJobsResponse\x12&\n\x04jobs\x18\x01 \x03(\x0b\x32\x18.pictor.inference.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10\x43\x61ncelJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"&\n\x10\x44\x65leteJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x0fRetryJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\x0fidempotency_key\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"c\n\x0fWatchJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1e\n\x10include_previews\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x8a\x02\n\x10WatchJobResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.pictor.inference.v1.Job.State\x12/\n\x08progress\x18\x03 \x01(\x0b\x32\x1d.pictor.inference.v1.Progress\x12%\n\x03job\x18\x04 \x01(\x0b\x32\x18.pictor.inference.v1.Job\x12-\n\x07preview\x18\x05 \x01(\x0b\x32\x1c.pictor.inference.v1.Preview\x12.\n\nevent_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xfe\n\n\x10InferenceService\x12w\n\tCreateJob\x12%.pictor.inference.v1.CreateJobRequest\x1a\x18.pictor.inference.v1.Job\")\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x14\"\x0f/pictor/v1/jobs:\x01*\x12w\n\x06GetJob\x12\".pictor.inference.v1.GetJobRequest\x1a\x18.pictor.inference.v1.Job\"/\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1a\x12\x18/pictor/v1/{name=jobs/*}\x12\x7f\n\x08ListJobs\x12$.pictor.inference.v1.ListJobsRequest\x1a%.pictor.inference.v1.ListJobsResponse\"&\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x11\x12\x0f/pictor/v1/jobs\x12\x8a\x01\n\tCancelJob\x12%.pictor.inference.v1.CancelJobRequest\x1a\x18.pictor.inference.v1.Job\"<\x90\x02\x02\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02$\"\x1f/pictor/v1/{name=jobs/*}:cancel:\x01*\x12\x8a\x01\n\tFinishJob\x12%.pictor.inference.v1.FinishJobRequest\x1a\x18.pictor.inference.v1.Job\"<\x90\x02\x02\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02$\"\x1f/pictor/v1/{name=jobs/*}:finish:\x01*\x12{\n\tDeleteJob\x12%.pictor.inference.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\"/\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1a*\x18/pictor/v1/{name=jobs/*}\x12\x84\x01\n\x08RetryJob\x12$.pictor.inference.v1.RetryJobRequest\x1a\x18.pictor.inference.v1.Job\"8\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02#\"\x1e/pictor/v1/{name=jobs/*}:retry:\x01*\x12\x8f\x01\n\x0cListSamplers\x12(.pictor.inference.v1.ListSamplersRequest\x1a).pictor.inference.v1.ListSamplersResponse\"*\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x15\x12\x13/pictor/v1/samplers\x12\xb3\x01\n\x15ListWebhookDeliveries\x12\x31.pictor.inference.v1.ListWebhookDeliveriesRequest\x1a\x32.pictor.inference.v1.ListWebhookDeliveriesResponse\"3\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1e\x12\x1c/pictor/v1/webhookDeliveries\x12\x90\x01\n\x08WatchJob\x12$.pictor.inference.v1.WatchJobRequest\x1a%.pictor.inference.v1.WatchJobResponse\"5\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02 \x12\x1e/pictor/v1/{name=jobs/*}:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,6 +59,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEJOBREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\342A\001\001'
   _globals['_CREATEJOBREQUEST'].fields_by_name['request_fingerprint']._loaded_options = None
   _globals['_CREATEJOBREQUEST'].fields_by_name['request_fingerprint']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEJOBREQUEST'].fields_by_name['webhook_url']._loaded_options = None
+  _globals['_CREATEJOBREQUEST'].fields_by_name['webhook_url']._serialized_options = b'\342A\001\001'
   _globals['_GETJOBREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETJOBREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_GETJOBREQUEST'].fields_by_name['include_preview']._loaded_options = None
@@ -110,32 +113,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERENCESERVICE'].methods_by_name['RetryJob']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\002#\"\036/pictor/v1/{name=jobs/*}:retry:\001*'
   _globals['_INFERENCESERVICE'].methods_by_name['ListSamplers']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['ListSamplers']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\002\025\022\023/pictor/v1/samplers'
+  _globals['_INFERENCESERVICE'].methods_by_name['ListWebhookDeliveries']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['ListWebhookDeliveries']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\002\036\022\034/pictor/v1/webhookDeliveries'
   _globals['_INFERENCESERVICE'].methods_by_name['WatchJob']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['WatchJob']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\002 \022\036/pictor/v1/{name=jobs/*}:watch'
-  _globals['_CREATEJOBREQUEST']._serialized_start=367
-  _globals['_CREATEJOBREQUEST']._serialized_end=689
-  _globals['_GETJOBREQUEST']._serialized_start=691
-  _globals['_GETJOBREQUEST']._serialized_end=757
-  _globals['_FINISHJOBREQUEST']._serialized_start=759
-  _globals['_FINISHJOBREQUEST']._serialized_end=797
-  _globals['_LISTSAMPLERSREQUEST']._serialized_start=799
-  _globals['_LISTSAMPLERSREQUEST']._serialized_end=820
-  _globals['_LISTSAMPLERSRESPONSE']._serialized_start=822
-  _globals['_LISTSAMPLERSRESPONSE']._serialized_end=942
-  _globals['_LISTJOBSREQUEST']._serialized_start=945
-  _globals['_LISTJOBSREQUEST']._serialized_end=1259
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1261
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1344
-  _globals['_CANCELJOBREQUEST']._serialized_start=1346
-  _globals['_CANCELJOBREQUEST']._serialized_end=1384
-  _globals['_DELETEJOBREQUEST']._serialized_start=1386
-  _globals['_DELETEJOBREQUEST']._serialized_end=1424
-  _globals['_RETRYJOBREQUEST']._serialized_start=1426
-  _globals['_RETRYJOBREQUEST']._serialized_end=1494
-  _globals['_WATCHJOBREQUEST']._serialized_start=1496
-  _globals['_WATCHJOBREQUEST']._serialized_end=1595
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1598
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1864
-  _globals['_INFERENCESERVICE']._serialized_start=1867
-  _globals['_INFERENCESERVICE']._serialized_end=3091
+  _globals['_CREATEJOBREQUEST']._serialized_start=402
+  _globals['_CREATEJOBREQUEST']._serialized_end=751
+  _globals['_GETJOBREQUEST']._serialized_start=753
+  _globals['_GETJOBREQUEST']._serialized_end=819
+  _globals['_FINISHJOBREQUEST']._serialized_start=821
+  _globals['_FINISHJOBREQUEST']._serialized_end=859
+  _globals['_LISTSAMPLERSREQUEST']._serialized_start=861
+  _globals['_LISTSAMPLERSREQUEST']._serialized_end=882
+  _globals['_LISTSAMPLERSRESPONSE']._serialized_start=884
+  _globals['_LISTSAMPLERSRESPONSE']._serialized_end=1004
+  _globals['_LISTJOBSREQUEST']._serialized_start=1007
+  _globals['_LISTJOBSREQUEST']._serialized_end=1321
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1323
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1406
+  _globals['_CANCELJOBREQUEST']._serialized_start=1408
+  _globals['_CANCELJOBREQUEST']._serialized_end=1446
+  _globals['_DELETEJOBREQUEST']._serialized_start=1448
+  _globals['_DELETEJOBREQUEST']._serialized_end=1486
+  _globals['_RETRYJOBREQUEST']._serialized_start=1488
+  _globals['_RETRYJOBREQUEST']._serialized_end=1556
+  _globals['_WATCHJOBREQUEST']._serialized_start=1558
+  _globals['_WATCHJOBREQUEST']._serialized_end=1657
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1660
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1926
+  _globals['_INFERENCESERVICE']._serialized_start=1929
+  _globals['_INFERENCESERVICE']._serialized_end=3335
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,7 @@ class CreateJobRequest(_message.Message):
     STRICT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     REQUEST_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    WEBHOOK_URL_FIELD_NUMBER: _builtins.int
     dialect: _builtins.str
     """Names the public API through which the request came. At most 63 characters; empty for gRPC."""
     validate_only: _builtins.bool
@@ -66,6 +67,11 @@ class CreateJobRequest(_message.Message):
     """
     request_fingerprint: _builtins.bytes
     """Tells requests with one key apart, at most 64 bytes. Empty: the request itself does."""
+    webhook_url: _builtins.str
+    """Is told when the job has ended: an absolute URL with http or https whose host is public. It gets a
+    POST signed by the Standard Webhooks scheme, again and again for a day until it answers 2xx. The
+    account needs a secret, see RotateWebhookSecret: FAILED_PRECONDITION with WEBHOOK_SECRET_MISSING.
+    """
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
         """Says what to draw."""
@@ -86,10 +92,11 @@ class CreateJobRequest(_message.Message):
         strict: _builtins.bool = ...,
         idempotency_key: _builtins.str = ...,
         request_fingerprint: _builtins.bytes = ...,
+        webhook_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "idempotency_key", b"idempotency_key", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "request_fingerprint", b"request_fingerprint", "strict", b"strict", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "generation", b"generation", "idempotency_key", b"idempotency_key", "job_id", b"job_id", "priority", b"priority", "receipt", b"receipt", "request_fingerprint", b"request_fingerprint", "strict", b"strict", "validate_only", b"validate_only", "webhook_url", b"webhook_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

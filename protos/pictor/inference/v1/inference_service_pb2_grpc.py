@@ -6,6 +6,7 @@ import warnings
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from pictor.inference.v1 import inference_service_pb2 as pictor_dot_inference_dot_v1_dot_inference__service__pb2
 from pictor.inference.v1 import job_pb2 as pictor_dot_inference_dot_v1_dot_job__pb2
+from pictor.inference.v1 import webhook_pb2 as pictor_dot_inference_dot_v1_dot_webhook__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -76,6 +77,11 @@ class InferenceServiceStub:
                 '/pictor.inference.v1.InferenceService/ListSamplers',
                 request_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersRequest.SerializeToString,
                 response_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersResponse.FromString,
+                _registered_method=True)
+        self.ListWebhookDeliveries = channel.unary_unary(
+                '/pictor.inference.v1.InferenceService/ListWebhookDeliveries',
+                request_serializer=pictor_dot_inference_dot_v1_dot_webhook__pb2.ListWebhookDeliveriesRequest.SerializeToString,
+                response_deserializer=pictor_dot_inference_dot_v1_dot_webhook__pb2.ListWebhookDeliveriesResponse.FromString,
                 _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/pictor.inference.v1.InferenceService/WatchJob',
@@ -165,6 +171,14 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWebhookDeliveries(self, request, context):
+        """Lists the attempts to tell the account's webhooks of the ends of jobs, newest first.
+        Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
         """Sends the job as it is, at once; then each change of state and, at most four times a second, the
         progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -216,6 +230,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.ListSamplers,
                     request_deserializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersRequest.FromString,
                     response_serializer=pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersResponse.SerializeToString,
+            ),
+            'ListWebhookDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWebhookDeliveries,
+                    request_deserializer=pictor_dot_inference_dot_v1_dot_webhook__pb2.ListWebhookDeliveriesRequest.FromString,
+                    response_serializer=pictor_dot_inference_dot_v1_dot_webhook__pb2.ListWebhookDeliveriesResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -440,6 +459,33 @@ class InferenceService:
             '/pictor.inference.v1.InferenceService/ListSamplers',
             pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersRequest.SerializeToString,
             pictor_dot_inference_dot_v1_dot_inference__service__pb2.ListSamplersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWebhookDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pictor.inference.v1.InferenceService/ListWebhookDeliveries',
+            pictor_dot_inference_dot_v1_dot_webhook__pb2.ListWebhookDeliveriesRequest.SerializeToString,
+            pictor_dot_inference_dot_v1_dot_webhook__pb2.ListWebhookDeliveriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from pictor.inference.v1 import inference_service_pb2 as _inference_service_pb2
 from pictor.inference.v1 import job_pb2 as _job_pb2
+from pictor.inference.v1 import webhook_pb2 as _webhook_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -78,6 +79,10 @@ class InferenceServiceStub:
     """
     ListSamplers: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListSamplersRequest, _inference_service_pb2.ListSamplersResponse]
     """Lists the samplers and schedules that a request may name."""
+    ListWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_webhook_pb2.ListWebhookDeliveriesRequest, _webhook_pb2.ListWebhookDeliveriesResponse]
+    """Lists the attempts to tell the account's webhooks of the ends of jobs, newest first.
+    Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]
     """Sends the job as it is, at once; then each change of state and, at most four times a second, the
     progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -132,6 +137,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """
     ListSamplers: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListSamplersRequest, _inference_service_pb2.ListSamplersResponse]  # type: ignore[assignment]
     """Lists the samplers and schedules that a request may name."""
+    ListWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_webhook_pb2.ListWebhookDeliveriesRequest, _webhook_pb2.ListWebhookDeliveriesResponse]  # type: ignore[assignment]
+    """Lists the attempts to tell the account's webhooks of the ends of jobs, newest first.
+    Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+    """
     WatchJob: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _inference_service_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Sends the job as it is, at once; then each change of state and, at most four times a second, the
     progress. A heartbeat goes out after 15 s of silence. The last message is terminal, then OK.
@@ -231,6 +240,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ListSamplersResponse, _abc.Awaitable[_inference_service_pb2.ListSamplersResponse]]:
         """Lists the samplers and schedules that a request may name."""
+
+    @_abc_1.abstractmethod
+    def ListWebhookDeliveries(
+        self,
+        request: _webhook_pb2.ListWebhookDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhook_pb2.ListWebhookDeliveriesResponse, _abc.Awaitable[_webhook_pb2.ListWebhookDeliveriesResponse]]:
+        """Lists the attempts to tell the account's webhooks of the ends of jobs, newest first.
+        Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
+        """
 
     @_abc_1.abstractmethod
     def WatchJob(

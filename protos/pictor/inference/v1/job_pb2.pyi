@@ -91,6 +91,7 @@ class Job(_message.Message):
     COST_MICROCREDITS_FIELD_NUMBER: _builtins.int
     EXPECTED_DURATION_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    WEBHOOK_URL_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Identifies the job: `jobs/{job}`. The id is opaque to clients (a UUID, version 4)."""
@@ -122,6 +123,8 @@ class Job(_message.Message):
     """Says, in the answer to CreateJob and RetryJob, that an earlier request with the same idempotency key has
     made the job.
     """
+    webhook_url: _builtins.str
+    """Is CreateJobRequest.webhook_url."""
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
         """Is what is drawn, with defaults merged and the seed chosen."""
@@ -190,11 +193,12 @@ class Job(_message.Message):
         cost_microcredits: _builtins.int = ...,
         expected_duration: _duration_pb2.Duration | None = ...,
         replayed: _builtins.bool = ...,
+        webhook_url: _builtins.str = ...,
         preview: _progress_pb2.Preview | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "create_time", b"create_time", "error", b"error", "expected_duration", b"expected_duration", "finish_time", b"finish_time", "generation", b"generation", "outcome", b"outcome", "preview", b"preview", "progress", b"progress", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "account", b"account", "attempt_count", b"attempt_count", "cost_microcredits", b"cost_microcredits", "create_time", b"create_time", "dialect", b"dialect", "error", b"error", "expected_duration", b"expected_duration", "finish_time", b"finish_time", "generation", b"generation", "name", b"name", "outcome", b"outcome", "preview", b"preview", "price_microcredits", b"price_microcredits", "priority", b"priority", "progress", b"progress", "receipt", b"receipt", "replayed", b"replayed", "request_id", b"request_id", "result", b"result", "retry_of", b"retry_of", "revision", b"revision", "served_by", b"served_by", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview", b"_preview", "account", b"account", "attempt_count", b"attempt_count", "cost_microcredits", b"cost_microcredits", "create_time", b"create_time", "dialect", b"dialect", "error", b"error", "expected_duration", b"expected_duration", "finish_time", b"finish_time", "generation", b"generation", "name", b"name", "outcome", b"outcome", "preview", b"preview", "price_microcredits", b"price_microcredits", "priority", b"priority", "progress", b"progress", "receipt", b"receipt", "replayed", b"replayed", "request_id", b"request_id", "result", b"result", "retry_of", b"retry_of", "revision", b"revision", "served_by", b"served_by", "start_time", b"start_time", "state", b"state", "webhook_url", b"webhook_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preview: _TypeAlias = _typing.Literal["preview"]  # noqa: Y015
     _WhichOneofArgType__preview: _TypeAlias = _typing.Literal["_preview", b"_preview"]  # noqa: Y015

@@ -103,6 +103,8 @@ def test_weights_that_leave_nothing_are_no_error(weigh):
     """
     assert weigh("(red:0)")
     assert weigh(f"(red:{'9' * 40})")
+    brackets = "(" * 500 + "a" + ")" * 500
+    assert weigh(brackets, negative_prompt=brackets)
 
 
 def test_images_of_one_job_share_their_conditions(weigh):

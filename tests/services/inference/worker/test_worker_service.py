@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 import pytest
+import torch
 from google.protobuf import duration_pb2
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -434,6 +435,31 @@ async def _drain(call, running_now):
     async for response in call:
         if response.report.progress.step == 2:
             running_now.set()
+
+
+async def test_adapters_in_the_model_folders_are_reported(models_folder, tmp_path):
+    """
+    By name, while the process runs: a file that is copied there need not be told of.
+    """
+    folder = tmp_path / "more"
+    (folder / "loras" / "people").mkdir(parents=True)
+    (folder / "embeddings").mkdir()
+    save_file({"a": torch.zeros(1)}, folder / "loras" / "people" / "anna.safetensors")
+    save_file({"a": torch.zeros(1)}, folder / "embeddings" / "wash.safetensors")
+    environ = environ_of(tmp_path, models_folder)
+    environ["PICTOR_MODEL_FOLDERS"] += f":{folder}"
+    async with (
+        neighbours(environ) as bound,
+        worker_beside(bound, service_token(tmp_path)) as one,
+        asyncio.timeout(30),
+    ):
+        listed = catalog_service_pb2.ListAdaptersResponse()
+        while not listed.adapters:
+            await asyncio.sleep(0.05)
+            listed = await one.catalog.ListAdapters(catalog_service_pb2.ListAdaptersRequest())
+
+    assert list(listed.adapters) == ["anna"]
+    assert list(listed.embeddings) == ["wash"]
 
 
 async def test_acceleration_that_cannot_be_had_is_reported(models_folder, tmp_path):
