@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 from google.protobuf import empty_pb2
 from grpc.aio import ServicerContext
@@ -52,7 +53,7 @@ from services.inference.watching import Watching
 from services.inference.webhooks import Webhooks, to_message
 from services.paging import page_size
 from services.rpc.crash import crash_point
-from services.rpc.errors import Unavailable, invalid
+from services.rpc.errors import Exhausted, Unavailable, invalid
 from services.rpc.limits import bound
 from services.rpc.principals import caller
 
@@ -204,22 +205,19 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             )
             return await self._jobs.quote(quoted)
         job_id = request.job_id or str(uuid.uuid4())
-        held = await self._charging.hold(f"jobs/{job_id}", caller().account, price)
-        job = await self._jobs.create(
+        return await self._paid(
+            price,
             generation,
             dialect=request.dialect,
             served_by=status.served_by,
             receipt=receipt.notes,
             priority=request.priority,
             job_id=job_id,
-            price=held,
             key=key,
             webhook_url=request.webhook_url,
             bounds=bounds,
             result_ttl=result_ttl,
         )
-        await self._give_back(held, job_id, job)
-        return job
 
     async def _retry(self, request: RetryJobRequest, key: Key, bounds: Bounds) -> Job:
         before = await self._jobs.ended_badly(request.name)
@@ -232,8 +230,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             drawn, _ = adapt(drawn, model)
         job_id = str(uuid.uuid4())
         price = price_of(drawn, model)
-        held = await self._charging.hold(f"jobs/{job_id}", caller().account, price)
-        job = await self._jobs.create(
+        return await self._paid(
+            price,
             before.generation,
             dialect=before.dialect,
             served_by=status.served_by,
@@ -246,10 +244,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             bounds=bounds,
             result_ttl=before.result_ttl if before.HasField("result_ttl") else None,
             job_id=job_id,
-            price=held,
         )
-        await self._give_back(held, job_id, job)
-        return job
 
     def _bounds(self) -> Bounds:
         """Return how many jobs there may be, the caller's among them."""
@@ -260,10 +255,23 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             queued=self._settings.queued,
         )
 
-    async def _give_back(self, held: int, job_id: str, job: Job) -> None:
-        """Release what is held for a request whose twin, with the same key, has made the job."""
-        if held and job.name != f"jobs/{job_id}":
-            await self._charging.give_back(f"jobs/{job_id}")
+    async def _paid(
+        self, price: int, generation: generation_pb2.Generation, *, job_id: str, **fields: Any
+    ) -> Job:
+        """Make a job for which its price is held, and give back what is held for none."""
+        name = f"jobs/{job_id}"
+        held = await self._charging.hold(name, caller().account, price)
+        try:
+            job = await self._jobs.create(generation, job_id=job_id, price=held, **fields)
+        except Exhausted:
+            # Another process has admitted the last one for which there was room.
+            if held:
+                await self._charging.give_back(name)
+            raise
+        if held and job.name != name:
+            # A twin, with the same key, has made the job.
+            await self._charging.give_back(name)
+        return job
 
     async def _model(self, name: str) -> model_pb2.Model:
         name = name if name.startswith("models/") else f"models/{name}"

@@ -1,4 +1,7 @@
 import asyncio
+import contextlib
+import shutil
+import socket
 
 import pytest
 
@@ -77,3 +80,50 @@ def test_a_storage_that_does_not_exist_stops_the_start(url):
     """
     with pytest.raises(SettingError, match=r"PICTOR_RATE_STORAGE=.*async\+"):
         Rates(1, url)
+
+
+@pytest.fixture
+async def redis():
+    """The URL of a Redis of its own, and what stops it."""
+    pytest.importorskip("coredis", reason="needs limits[async-redis]")
+    if not shutil.which("redis-server"):
+        pytest.skip("Redis is not installed: apt-get install redis-server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = await asyncio.create_subprocess_exec(
+        *("redis-server", "--port", str(port), "--save", ""), stdout=asyncio.subprocess.DEVNULL
+    )
+    async with asyncio.timeout(10):
+        await answering(port)
+
+    async def stop():
+        server.terminate()
+        await server.wait()
+
+    yield f"async+redis://127.0.0.1:{port}", stop
+    if server.returncode is None:
+        await stop()
+
+
+async def answering(port):
+    """Wait until somebody listens."""
+    for _ in range(200):
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return
+        await asyncio.sleep(0.05)
+
+
+async def test_processes_share_a_count_and_do_without_it(redis):
+    """
+    Two that count in one Redis count together; when it is away, nobody is stopped.
+    """
+    url, stop = redis
+    one, other = Rates(3, url), Rates(3, url)
+    counted = [await rates.count(bearer()) for rates in (one, other, one, other)]
+    await stop()
+
+    assert [allowance.exceeded for allowance in counted] == [False, False, False, True]
+    assert await one.count(bearer()) is None
