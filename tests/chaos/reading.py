@@ -17,7 +17,14 @@ from PIL import Image
 from pictor.accounts.v1 import ledger_pb2
 from pictor.inference.v1 import inference_service_pb2, job_pb2
 from pictor.storage.v1 import storage_service_pb2
-from services.rpc.errors import NotFound, SuiteError, from_status, reason_name
+from services.rpc.errors import (
+    DeadlineExceeded,
+    NotFound,
+    SuiteError,
+    Unavailable,
+    from_status,
+    reason_name,
+)
 from tests.chaos.clients import Client, read_asset, state_name
 from tests.chaos.history import (
     TERMINAL,
@@ -160,6 +167,9 @@ class Reader:
     async def _image(self, client: Client, image: job_pb2.GeneratedImage) -> FoundImage:
         try:
             content = await read_asset(client.storage, image.asset)
+        except (DeadlineExceeded, Unavailable):
+            # Storage is being started again; that its image is gone would be its own word.
+            raise
         except SuiteError:
             return FoundImage(image.asset, image.sha256, "", decodes=False)
         actual = hashlib.sha256(content).hexdigest()

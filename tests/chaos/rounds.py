@@ -74,7 +74,7 @@ class Loop:
     """
 
     def __init__(self, processes: Processes, seed: int) -> None:
-        self._processes = processes
+        self.processes = processes
         self._rng = random.Random(seed)
         self.plan = Plan(random.Random(seed + 1), processes.names)
         self._logs = Logs(processes.folder)
@@ -89,14 +89,14 @@ class Loop:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Wait until the suite can draw, and keep the operator's channels open within the block."""
-        data = self._processes.data
+        data = self.processes.data
         async with asyncio.timeout(START_SECONDS):
             while not (data / "api-key").exists():  # noqa: ASYNC110 - it is polled for
                 await asyncio.sleep(0.1)
         key = (data / "api-key").read_text().strip()
         token = service_token(data)
         self._secrets |= {key, token}
-        addresses = {k.lower(): v for k, v in self._processes.addresses.items()}
+        addresses = {k.lower(): v for k, v in self.processes.addresses.items()}
         self._office = Office(key, addresses, f"http://{addresses['http']}")
         async with self._office.stack:
             channel = await self._office.channel("accounts")
@@ -120,21 +120,21 @@ class Loop:
                 with contextlib.suppress(SuiteError):
                     answer = await catalog.ListServingStatuses(request)
                     ready = answer.serving_statuses[0].ready_replicas
-                    if ready >= len(self._processes.replicas):
+                    if ready >= len(self.processes.replicas):
                         return
                 await asyncio.sleep(0.1)
 
     async def use_real_device(self) -> None:
         """Let the device processes be the ones with torch from now on."""
         self._most_steps = REAL_STEPS
-        await self._processes.use_real_device()
+        await self.processes.use_real_device()
         await self.until_ready()
 
     async def round(self, faults: Sequence[Fault]) -> Outcome:
         """Run one round."""
         self._rounds += 1
         started = time.time()
-        deaths = len(self._processes.deaths)
+        deaths = len(self.processes.deaths)
         history = History()
         async with contextlib.AsyncExitStack() as stack:
             clients = [await self._client(stack, history, k) for k in range(CUSTOMERS)]
@@ -143,9 +143,9 @@ class Loop:
             await working
             await self.reader.quiet(clients, QUIET_SECONDS)
             logs = self._logs.news()
-            findings = await self._findings(clients, logs)
+            findings = await self.findings(clients, logs)
         self.kept += [Kept(client, findings) for client in clients]
-        died = self._processes.deaths[deaths:]
+        died = self.processes.deaths[deaths:]
         violations = check(history, findings, self._secrets)
         violations += [
             Violation("F1", death.name, "ended by itself") for death in died if not death.fault
@@ -185,7 +185,7 @@ class Loop:
         self._secrets.add(customer.key)
         channels = {
             part: await self._office.channel(part, customer.key)
-            for part in ("accounts", "storage", *self._processes.replicas)
+            for part in ("accounts", "storage", *self.processes.replicas)
         }
         http = httpx.AsyncClient(
             base_url=self._office.http,
@@ -207,7 +207,7 @@ class Loop:
             storage=storage_service_pb2_grpc.StorageServiceStub(channels["storage"]),
             inference=[
                 inference_service_pb2_grpc.InferenceServiceStub(channels[name])
-                for name in self._processes.replicas
+                for name in self.processes.replicas
             ],
             most_steps=self._most_steps,
         )
@@ -250,23 +250,23 @@ class Loop:
                     tasks.create_task(self._one(fault))
             for fault in faults:
                 if fault.kind == CRASH:
-                    await self._processes.disarmed(ARMED_SECONDS)
-                    missed += self._processes.disarm()
+                    await self.processes.disarmed(ARMED_SECONDS)
+                    missed += self.processes.disarm()
                     await self._one(fault)
         await asyncio.wait([working])
-        await self._processes.disarmed(LATE_SECONDS)
-        return missed + self._processes.disarm()
+        await self.processes.disarmed(LATE_SECONDS)
+        return missed + self.processes.disarm()
 
     async def _one(self, fault: Fault) -> None:
         await asyncio.sleep(fault.delay_seconds)
         if fault.kind == KILL:
-            self._processes.kill(fault.target)
+            self.processes.kill(fault.target)
         elif fault.kind == PAUSE:
-            await self._processes.pause(fault.target, fault.seconds)
+            await self.processes.pause(fault.target, fault.seconds)
         else:
-            self._processes.arm(fault.target)
+            self.processes.arm(fault.target)
 
-    async def _findings(self, clients: Sequence[Client], logs: dict[str, str]) -> Findings:
+    async def findings(self, clients: Sequence[Client], logs: dict[str, str]) -> Findings:
         """Read all; again where a process is being started again."""
         async with asyncio.timeout(QUIET_SECONDS):
             while True:

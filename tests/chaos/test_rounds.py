@@ -1,5 +1,6 @@
 """A few rounds of the kill loop, and a suite that is broken by hand."""
 
+import asyncio
 import contextlib
 import random
 
@@ -38,6 +39,23 @@ async def test_rounds_with_faults_violate_nothing(loop):
     assert all(outcome.states["succeeded"] >= 5 for outcome in outcomes)
     assert any(kind == "inference" for kind, _ in outcomes[0].recovered)
     assert await loop.compare_all() == []
+
+
+async def test_images_of_a_storage_that_is_away_are_not_gone(loop):
+    """
+    Storage may die when the clients' work is over: what it keeps is read when it is back.
+    """
+    await loop.round([])
+    kept = loop.kept[-1]
+    deaths = len(loop.processes.deaths)
+    loop.processes.kill("storage")
+    while len(loop.processes.deaths) == deaths:  # noqa: ASYNC110 - it is polled for
+        await asyncio.sleep(0.01)
+    findings = await loop.findings([kept.client], {})
+
+    images = [image for job in findings.jobs.values() for image in job.images]
+    assert images
+    assert all(image.decodes for image in images)
 
 
 async def test_what_is_broken_by_hand_is_found(loop):
