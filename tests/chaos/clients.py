@@ -201,6 +201,9 @@ class Client:
             async with self.http.stream(
                 "POST", "/v1/images/generations", json=body, headers=self._headers(order)
             ) as reply:
+                if not reply.is_success:
+                    # What it says decides whether it is a refusal.
+                    await reply.aread()
                 self._note(order, reply, "openai stream")
                 async for line in reply.aiter_lines():
                     self._heard(order, line)
@@ -293,8 +296,9 @@ class Client:
             # 409: an earlier request was heard, and its answer was not.
             self.history.acknowledged.setdefault(order.job, way)
         elif not is_away(reply):
-            text = reply.text[:200] if reply.is_stream_consumed else ""
-            self.history.refused.append((order.job, f"{way}: {reply.status_code} {text}"))
+            self.history.refused.append(
+                (order.job, f"{way}: {reply.status_code} {reply.text[:200]}")
+            )
 
     def _heard(self, order: Submission, line: str) -> None:
         """Write down an event of OpenAI's stream."""
@@ -555,7 +559,7 @@ def is_away(reply: httpx.Response) -> bool:
     if reply.status_code in (502, 503, 504):
         return True
     # OpenAI's API has no other word for a model whose device process is being started again.
-    return reply.is_stream_consumed and "no_provider" in reply.text and "known but" in reply.text
+    return "no_provider" in reply.text and "known but" in reply.text
 
 
 async def insist(call: Callable[[], Awaitable[Any]]) -> Any:
