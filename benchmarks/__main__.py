@@ -14,6 +14,7 @@ from benchmarks.report import NotMeasurable, table
 # What the benchmarks share.
 SUPPORT = {
     "__main__",
+    "bare_server",
     "checkpoints",
     "in_process",
     "over_grpc",

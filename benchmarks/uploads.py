@@ -1,22 +1,17 @@
 """A hundred uploads of 25 MB at once: memory and event loop of the suite in one process."""
 
 import asyncio
-import contextlib
 import io
-import json
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
 
 import httpx
 from PIL import Image
 
 from benchmarks.report import Row
+from benchmarks.watched_suite import WatchedSuite, watched_suite
 
 UPLOADS = 100
 SIDE_PX = 2900
@@ -33,11 +28,10 @@ SECONDS = 600
 def measure() -> list[Row]:
     """Send the uploads, and ask the suite what it has seen of itself meanwhile."""
     body = _body()
-    with tempfile.TemporaryDirectory() as name, _watched(pathlib.Path(name)) as (suite, process):
-        _line(process)
+    with tempfile.TemporaryDirectory() as name, watched_suite(pathlib.Path(name)) as suite:
+        suite.begin()
         found = asyncio.run(_send_all(suite, body))
-        _line(process)
-        seen = _said(process)
+        seen = suite.end()
     if found != {NOT_SERVING: UPLOADS}:
         raise RuntimeError(f"the uploads were answered {dict(found)}")
     note = f"{UPLOADS} uploads of {len(body) / 1e6:.1f} MB"
@@ -62,46 +56,13 @@ def _body() -> bytes:
     return b"".join([*written, b"--%s--\r\n" % BOUNDARY])
 
 
-async def _send_all(suite: dict[str, str], body: bytes) -> Counter[int]:
+async def _send_all(suite: WatchedSuite, body: bytes) -> Counter[int]:
     headers = {
-        "authorization": f"Bearer {suite['key']}",
+        "authorization": f"Bearer {suite.key}",
         "content-type": f"multipart/form-data; boundary={BOUNDARY.decode()}",
     }
     limits = httpx.Limits(max_connections=UPLOADS)
     async with httpx.AsyncClient(timeout=SECONDS, limits=limits, headers=headers) as client:
-        url = f"{suite['url']}/v1/images/edits"
+        url = f"{suite.url}/v1/images/edits"
         replies = await asyncio.gather(*(client.post(url, content=body) for _ in range(UPLOADS)))
     return Counter(reply.status_code for reply in replies)
-
-
-@contextlib.contextmanager
-def _watched(folder: pathlib.Path) -> Iterator[tuple[dict[str, str], subprocess.Popen[Any]]]:
-    parts = ("HTTP", "ACCOUNTS", "CATALOG", "INFERENCE", "STORAGE")
-    ports = {f"PICTOR_{part}_ADDRESS": "127.0.0.1:0" for part in parts}
-    more = {"PICTOR_DATA_DIR": str(folder / "data"), "PICTOR_LOG_LEVEL": "error"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.watched_suite"],
-        env={**os.environ, **ports, **more},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield _said(process), process
-        finally:
-            process.terminate()
-
-
-def _said(process: subprocess.Popen[Any]) -> dict[str, Any]:
-    """Read the next JSON object; warnings may come before it."""
-    while line := process.stderr.readline():  # type: ignore[union-attr]  # it is piped
-        if line.startswith("{"):
-            found: dict[str, Any] = json.loads(line)
-            return found
-    raise RuntimeError("the suite has ended")
-
-
-def _line(process: subprocess.Popen[Any]) -> None:
-    process.stdin.write("\n")  # type: ignore[union-attr]  # it is piped
-    process.stdin.flush()  # type: ignore[union-attr]
