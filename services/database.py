@@ -35,6 +35,8 @@ CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
 AWAY_RETRY_SECONDS = 2.0
 RELISTEN_SECONDS = 1.0
+# Connection exceptions, and a server that stops, starts or has crashed: PostgreSQL's appendix A.
+CONNECTION_CODES = ("08", "57P")
 # What SQLite calls operational too, although no waiting helps.
 DEFECTS = ("no such table", "no such column", "syntax error", "malformed")
 # Any number that nobody else locks: processes that start together migrate one after the other.
@@ -238,7 +240,13 @@ def _saying_that_it_is_away() -> Any:
 def _is_away(error: DBAPIError) -> bool:
     if any(words in str(error) for words in DEFECTS):
         return False
-    return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
+    # A line that breaks at the wrong moment is a plain Error, known by PostgreSQL's code alone.
+    code = getattr(error.orig, "sqlstate", None) or ""
+    return (
+        error.connection_invalidated
+        or isinstance(error, (OperationalError, InterfaceError))
+        or code.startswith(CONNECTION_CODES)
+    )
 
 
 def _shown(url: str) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import grpc
 import httpx
 import pytest
+import structlog
 
 from pictor.accounts.v1 import accounts_service_pb2, accounts_service_pb2_grpc, api_key_pb2
 from services.__main__ import Suite, running, until_ready
@@ -31,6 +32,15 @@ PORTS = {
     f"PICTOR_{part}_ADDRESS": "127.0.0.1:0"
     for part in ("HTTP", "ACCOUNTS", "CATALOG", "INFERENCE", "STORAGE")
 }
+# As services.rpc.logs has it: with locals, a traceback takes a second of the event loop.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+)
 
 
 @dataclass(frozen=True)

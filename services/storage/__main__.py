@@ -15,7 +15,7 @@ from services.rpc.channels import open_channel
 from services.rpc.principals import service_token
 from services.rpc.process import ProcessSettings, run_process
 from services.rpc.server import Served, running_server, stop_of
-from services.rpc.settings import SettingError, duration, setting, switch
+from services.rpc.settings import SettingError, duration, seconds, setting, switch
 from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
@@ -69,6 +69,12 @@ class Settings(ProcessSettings):
         "0",
         duration,
         "How long generated images are kept at most, in seconds; 0: until somebody deletes them.",
+    )
+    collect_seconds: float = setting(
+        "PICTOR_COLLECT_SECONDS",
+        "3600",
+        seconds,
+        "How long bytes lie at most that belong to no asset, or to an expired one, in seconds.",
     )
     url_keys: tuple[str, ...] = setting(
         "PICTOR_URL_KEYS",
@@ -127,6 +133,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             spool_dir,
             patience_seconds=settings.patience_seconds,
             retention_seconds=settings.retention_seconds,
+            collect_seconds=settings.collect_seconds,
         )
         stack.push_async_callback(assets.close)
         await stack.enter_async_context(_meanwhile(assets.sweep_forever()))

@@ -49,9 +49,8 @@ LIMIT_BYTES = {
     Origin.ORIGIN_UPLOADED: 25 * 1024 * 1024,
     Origin.ORIGIN_GENERATED: 128 * 1024 * 1024,
 }
-SWEEP_SECONDS = 3600.0
-# Longer than any upload is between its bytes and its row.
-ORPHANED_SECONDS = 3600.0
+# Half of it is longer than any upload takes, from its first byte to its row.
+COLLECT_SECONDS = 3600.0
 SWEPT_AT_ONCE = 500
 # How long an image waits on disk for a back end that does not answer.
 PATIENCE_SECONDS = 60.0
@@ -80,6 +79,7 @@ class Assets:
         patience_seconds: How long an image waits there for a back end that does not answer.
         retention_seconds: How long generated images are kept at most; 0 for as long as nobody
             deletes them.
+        collect_seconds: How long bytes may lie that belong to no asset, or to an expired one.
     """
 
     def __init__(
@@ -91,12 +91,15 @@ class Assets:
         *,
         patience_seconds: float = PATIENCE_SECONDS,
         retention_seconds: float = 0.0,
+        collect_seconds: float = COLLECT_SECONDS,
     ) -> None:
         self._store = store
         self._backend = backend
         self._spool_dir = spool_dir
         self._patience_seconds = patience_seconds
         self._retention_seconds = retention_seconds
+        # What has just grown old when it is looked for is found the next time.
+        self._sweep_seconds = collect_seconds / 2
         self._decoders = decoders
         self._keeping: set[asyncio.Task[Asset]] = set()
 
@@ -206,9 +209,10 @@ class Assets:
 
     async def sweep(self) -> int:
         """Remove bytes without a row and those of expired assets; return how many."""
+        await self._backend.tidy(self._sweep_seconds)
         removed = 0
         batch: list[str] = []
-        async for key in self._backend.keys(ORPHANED_SECONDS):
+        async for key in self._backend.keys(self._sweep_seconds):
             batch.append(key)
             if len(batch) == SWEPT_AT_ONCE:
                 removed += await self._sweep(batch)
@@ -216,14 +220,14 @@ class Assets:
         return removed + await self._sweep(batch)
 
     async def sweep_forever(self) -> None:
-        """Sweep now, and every hour; a sweep that fails is logged."""
+        """Sweep now, and again and again; a sweep that fails is logged."""
         while True:
             try:
                 removed = await self.sweep()
                 log.info("assets.swept", removed=removed)
             except Exception:
                 log.exception("assets.sweep_failed")
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(self._sweep_seconds)
 
     async def url(self, asset: Asset, seconds: int) -> str:
         """Return the back end's own URL of an asset's bytes, good for so long; or nothing."""

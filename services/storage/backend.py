@@ -71,6 +71,9 @@ class StorageBackend(Protocol):
     def keys(self, older_than_seconds: float) -> AsyncGenerator[str]:
         """List the keys whose bytes were written at least so long ago, in any order."""
 
+    async def tidy(self, older_than_seconds: float) -> None:
+        """Remove what puts have left that ended with their process, at least so long ago."""
+
     async def url(self, key: str, media_type: str, seconds: int) -> str:
         """Return a URL that opens the bytes to everybody, for so long; empty: there is none."""
 

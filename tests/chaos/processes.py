@@ -35,6 +35,7 @@ QUICK = {
     "PICTOR_LEASE_SECONDS": "1",
     "PICTOR_RECONCILE_SECONDS": "2",
     "PICTOR_DRAIN_SECONDS": "1",
+    "PICTOR_COLLECT_SECONDS": "6",
     "PICTOR_JOB_ATTEMPTS": "6",
     "PICTOR_DEFAULT_PRICE": "1000000",
     "PICTOR_LOG_FORM": "json",
@@ -42,6 +43,7 @@ QUICK = {
     "OMP_NUM_THREADS": "1",
 }
 LEASE_SECONDS = float(QUICK["PICTOR_LEASE_SECONDS"])
+COLLECT_SECONDS = float(QUICK["PICTOR_COLLECT_SECONDS"])
 PLAIN_INFERENCE, REAL_INFERENCE = "tests.chaos.inference_process", "services.inference"
 DEVICES = ("tests.chaos.device_process", "services.inference.worker")
 MODULES = {

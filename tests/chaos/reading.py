@@ -37,13 +37,14 @@ from tests.chaos.history import (
     Orphan,
     Write,
 )
-from tests.chaos.processes import Death
+from tests.chaos.processes import COLLECT_SECONDS, Death
 
 PAGE = 1000
 POLL_SECONDS = 0.05
 WRITES = frozenset({"job.queued", "job.changed"})
-# How long an image's bytes may lie without a row, or half written: see services/storage.
-COLLECTION_SECONDS = 3600.0
+# How long an image's bytes may lie without a row, or half written: see services/storage. While
+# storage is away, nobody collects.
+COLLECTION_SECONDS = COLLECT_SECONDS + 5.0
 
 
 @dataclass

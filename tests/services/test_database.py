@@ -1,8 +1,11 @@
 import asyncio
 import importlib
 
+import asyncpg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
+from sqlalchemy.exc import DBAPIError
 
 from services import migrations
 from services.database import open_database
@@ -152,6 +155,30 @@ async def test_a_database_that_is_away_comes_back(postgres):
 
     assert away.value.retry_after_seconds > 0
     assert answer == 1
+
+
+@pytest.mark.parametrize(
+    ("cause", "away"),
+    [
+        (asyncpg.ConnectionDoesNotExistError, True),
+        (asyncpg.AdminShutdownError, True),
+        (asyncpg.CannotConnectNowError, True),
+        (asyncpg.QueryCanceledError, False),
+        (asyncpg.UniqueViolationError, False),
+    ],
+)
+async def test_a_line_that_breaks_is_told_from_a_mistake(database_url, cause, away):
+    """
+    By PostgreSQL's own code, however SQLAlchemy calls what broke it.
+    """
+    database = await open_database(database_url, "catalog")
+    error = DBAPIError("", {}, AsyncAdapt_asyncpg_dbapi.Error("broke", cause("broke")))
+    try:
+        with pytest.raises(Unavailable if away else DBAPIError):
+            async with database.connect():
+                raise error
+    finally:
+        await database.close()
 
 
 async def test_listeners_hear_and_are_told_of_interruptions(postgres):

@@ -2,8 +2,8 @@
 Bytes as files in one folder: ``{root}/{first two digits of the key}/{key}``.
 
 A file is written aside in ``{root}/incoming``, synced, and linked into place, which fails if the
-name is taken; then its folder is synced. A crash leaves files in ``incoming`` only; those that are
-older than an hour are removed when the back end is opened.
+name is taken; then its folder is synced. A crash leaves files in ``incoming`` only, and ``tidy``
+removes them.
 """
 
 import asyncio
@@ -27,7 +27,6 @@ from services.storage.backend import (
 )
 
 SCHEMES = ("file",)
-ABANDONED_SECONDS = 3600.0
 
 
 def open(url: str) -> StorageBackend:  # noqa: A001 - the contract's name
@@ -59,8 +58,6 @@ class FilesystemBackend:
         self._root = root
         self._incoming = root / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
-        for path in _old_files(self._incoming, ABANDONED_SECONDS):
-            path.unlink(missing_ok=True)
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> int:
         """Write bytes once, and return their number when they are durable."""
@@ -101,6 +98,11 @@ class FilesystemBackend:
             shard = self._root / f"{number:02x}"
             for path in await asyncio.to_thread(_old_files, shard, older_than_seconds):
                 yield path.name
+
+    async def tidy(self, older_than_seconds: float) -> None:
+        """Remove files that arrive no longer."""
+        for path in await asyncio.to_thread(_old_files, self._incoming, older_than_seconds):
+            await asyncio.to_thread(_remove, path)
 
     async def url(self, key: str, media_type: str, seconds: int) -> str:  # noqa: ARG002 - contract
         """Files have no URL of their own."""

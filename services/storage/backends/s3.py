@@ -53,7 +53,6 @@ CONNECT_SECONDS = 5
 ANSWER_SECONDS = 20
 ATTEMPTS = 3
 # Parts that a crash has left are given back after this.
-ABANDONED_SECONDS = 3600.0
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _LATER = frozenset({409, 429})
@@ -176,8 +175,7 @@ class S3Backend:
             await self._call(self._client.delete_object, **place)
 
     async def keys(self, older_than_seconds: float) -> AsyncGenerator[str]:
-        """List the keys whose bytes were written so long ago; give back what a crash has left."""
-        await self._abandon()
+        """List the keys whose bytes were written so long ago."""
         token: dict[str, str] = {}
         while True:
             page = await self._call(
@@ -275,7 +273,8 @@ class S3Backend:
                 return None
             raise
 
-    async def _abandon(self) -> None:
+    async def tidy(self, older_than_seconds: float) -> None:
+        """Give back the parts of uploads that go on no longer."""
         try:
             listed = await self._call(
                 self._client.list_multipart_uploads, Bucket=self._bucket, Prefix=self._prefix
@@ -284,7 +283,7 @@ class S3Backend:
             # Not all servers know how; theirs are given back by themselves.
             return
         for upload in listed.get("Uploads", ()):
-            if upload["Initiated"].timestamp() < time.time() - ABANDONED_SECONDS:
+            if upload["Initiated"].timestamp() < time.time() - older_than_seconds:
                 where = {"Bucket": self._bucket, "Key": upload["Key"]}
                 await self._run(self._abort, {**where, "UploadId": upload["UploadId"]})
 

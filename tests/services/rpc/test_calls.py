@@ -155,13 +155,14 @@ async def test_a_traceback_shows_no_values(address, form, capsys):
     """
     The log of a defect has its traceback, and neither the caller's key nor the request.
     """
+    before = structlog.get_config()
     logs.configure("info", form)
     try:
         async with catalog_as(address, "user") as stub:
             with pytest.raises(Internal):
                 await stub.GetModel(get_model("defect"))
     finally:
-        structlog.reset_defaults()
+        structlog.configure(**before)
 
     logged = capsys.readouterr().err
     assert "RuntimeError" in logged

@@ -83,6 +83,20 @@ def make_old(server: S3Server, name: str, seconds: float) -> None:
         httpx.post(url).raise_for_status()
 
 
+def begin_upload(server: S3Server, name: str) -> None:
+    """Begin a multipart upload, as a process does that dies then."""
+    with contextlib.closing(_client(server)) as client:
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=name)["UploadId"]
+        client.upload_part(Bucket=BUCKET, Key=name, UploadId=upload, PartNumber=1, Body=b"abc")
+
+
+def uploads(server: S3Server, prefix: str) -> list[str]:
+    """List the multipart uploads that have not ended."""
+    with contextlib.closing(_client(server)) as client:
+        listed = client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
+    return [upload["Key"] for upload in listed.get("Uploads", ())]
+
+
 def head(server: S3Server, name: str) -> dict[str, str]:
     """Ask what a server keeps about an object, its checksum included."""
     with contextlib.closing(_client(server)) as client:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import os
 import secrets
@@ -14,7 +15,7 @@ from pictor.storage.v1 import asset_pb2, storage_service_pb2
 from pictor.storage.v1.storage_service_pb2_grpc import StorageServiceStub
 from services.rpc.channels import open_channel
 from services.rpc.errors import Internal, InvalidRequest, NotFound, SuiteError, Unauthenticated
-from services.rpc.principals import acting_for
+from services.rpc.principals import acting_for, service_token
 from services.rpc.settings import SettingError, read
 from services.storage.__main__ import Settings, running
 from services.timestamps import now, to_timestamp
@@ -485,6 +486,26 @@ async def test_assets_outlive_the_process(settings):
 
     assert set(kept_files(settings)) == {path_of(settings, kept), young_path}
     assert names == [expired.name, kept.name]
+
+
+async def test_a_process_that_goes_on_collects_too(settings):
+    """
+    Bytes without a row, half of a file and those of an expired asset go within the operator's time.
+    """
+    quick = dataclasses.replace(settings, collect_seconds=1.0)
+    token = service_token(settings.data_dir)
+    async with running(quick) as address, open_channel(address, token) as channel:
+        with acting_for("accounts/a"):
+            kept = await create(StorageServiceStub(channel))
+            await create(StorageServiceStub(channel), expire_time=to_timestamp(now() + 300_000))
+        orphan, half = secrets.token_hex(16), f"{secrets.token_hex(16)}.0"
+        for path in (f"{orphan[:2]}/{orphan}", f"incoming/{half}"):
+            file = settings.data_dir / "assets" / path
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(b"abc")
+        await until(lambda: len(kept_files(settings)) == 1)
+
+    assert kept_files(settings) == [path_of(settings, kept)]
 
 
 async def test_a_foreign_key_is_refused(address):
