@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -12,7 +13,12 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.dialect import Resizing
 from gateway.images import InputFile
-from pictor.storage.v1 import asset_pb2, asset_url_pb2, storage_service_pb2
+from pictor.storage.v1 import (
+    asset_pb2,
+    asset_url_pb2,
+    image_description_pb2,
+    storage_service_pb2,
+)
 from services.rpc.errors import InvalidRequest, invalid
 
 if TYPE_CHECKING:
@@ -21,6 +27,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 256 * 1024
 # Nobody who downloads has more of them; RFC 9110 lets a server refuse.
 MOST_RANGES = 16
+# In base64, a multiple of 4.
+_HEAD_CHARACTERS = 128 * 1024
 LONGEST_CACHED_SECONDS = 365 * 24 * 3600
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _HEADERS = {
@@ -88,6 +96,20 @@ async def _resize(
     return b"".join(chunks)
 
 
+async def resize(storage: "StorageServiceAsyncStub", content: bytes, file: InputFile) -> bytes:
+    """
+    Return an image in the size that its file asks for, as PNG.
+
+    Raises:
+        InvalidRequest: If storage does not take it; the error names its field.
+    """
+    assert file.resize is not None
+    try:
+        return await _resize(storage, file.resize, content)
+    except InvalidRequest as error:
+        raise _named(error, file.field) from None
+
+
 async def convert_mask(
     storage: "StorageServiceAsyncStub", content: bytes, file: InputFile, size: tuple[int, int]
 ) -> bytes:
@@ -105,7 +127,7 @@ async def convert_mask(
     """
     rule = file.mask
     assert rule is not None
-    wanted = storage_service_pb2.MaskConversion(
+    wanted = rule.conversion or storage_service_pb2.MaskConversion(
         convention=rule.convention, width_px=size[0], height_px=size[1]
     )
 
@@ -120,6 +142,48 @@ async def convert_mask(
         raise _named(error, file.field) from None
 
 
+async def described(
+    storage: "StorageServiceAsyncStub", file: InputFile
+) -> image_description_pb2.DescribeImageResponse:
+    """
+    Return what an image is that came with a request, and what its file says.
+
+    Raises:
+        InvalidRequest: If it cannot be had, or is no image; the error names its field.
+    """
+    content = await content_of(storage, file)
+    try:
+        return await _describe(storage, content)
+    except InvalidRequest as error:
+        raise _named(error, file.field) from None
+
+
+async def said(
+    storage: "StorageServiceAsyncStub", encoded: str
+) -> image_description_pb2.DescribeImageResponse:
+    """Return what a drawn picture in base64 says of itself; nothing where that cannot be read."""
+    # In most files it stands at the beginning.
+    for part in dict.fromkeys((encoded[:_HEAD_CHARACTERS], encoded)):
+        content = await asyncio.to_thread(base64.b64decode, part)
+        with contextlib.suppress(InvalidRequest):
+            found = await _describe(storage, content, header_only=True)
+            if found.texts or found.user_comment:
+                return found
+    return image_description_pb2.DescribeImageResponse()
+
+
+async def _describe(
+    storage: "StorageServiceAsyncStub", content: bytes, *, header_only: bool = False
+) -> image_description_pb2.DescribeImageResponse:
+    async def messages() -> AsyncIterator[image_description_pb2.DescribeImageRequest]:
+        yield image_description_pb2.DescribeImageRequest(header_only=header_only)
+        for start in range(0, len(content), CHUNK_BYTES):
+            chunk = content[start : start + CHUNK_BYTES]
+            yield image_description_pb2.DescribeImageRequest(chunk=chunk)
+
+    return await storage.DescribeImage(messages())
+
+
 def _named(error: InvalidRequest, field: str) -> InvalidRequest:
     """Make storage's error one of the field in which the image stood."""
     rest = error.message.removeprefix("the mask ")
@@ -131,7 +195,7 @@ def _named(error: InvalidRequest, field: str) -> InvalidRequest:
 
 async def content_of(storage: "StorageServiceAsyncStub", file: InputFile) -> bytes:
     """
-    Return an image that came with a request, or that it named by its URL, converted.
+    Return an image that came with a request, or that it named by its URL.
 
     Raises:
         InvalidRequest: If it cannot be had; the error names its field.

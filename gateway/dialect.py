@@ -20,6 +20,7 @@ writes an Answer. What lies between is the facade's; the operation's class says 
       Choose        decode -> choices       what the caller prefers from now on
       FinishJobs    decode -> states        end the caller's own jobs with what they have
       Resize        decode -> pictures      pictures in another size, and no job
+      Describe      decode -> picture       what a picture says of itself, and no job
 
 What an operation needs to know besides the call, it lists in ``needs``; the Call then holds it.
 
@@ -51,7 +52,7 @@ from gateway.schemas import Schema
 from pictor.catalog.v1 import model_pb2, serving_pb2
 from pictor.errors.v1.error_reason_pb2 import ErrorReason
 from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2, sampler_pb2
-from pictor.storage.v1 import storage_service_pb2
+from pictor.storage.v1 import image_description_pb2, storage_service_pb2
 from services.rpc.errors import SuiteError
 
 
@@ -176,8 +177,9 @@ class Order:
         generation: What to draw, without input images and mask; what the request omits is omitted.
         delivery: How the caller wants to hear of it.
         input_images: The input images, in the order in which the model is to see them.
-        mask: The mask, whose ``convert`` makes the canonical form of it: 255 is repainted.
+        mask: The mask, whose rule says how it is meant.
         contents: The answer wants the images' bytes, not only their URLs.
+        descriptions: With the contents, the answer wants what the images say of themselves.
         notes: What was translated, clamped or ignored while decoding.
         echo: What ``encode`` needs of the request and the job does not hold.
     """
@@ -187,6 +189,7 @@ class Order:
     input_images: Sequence[InputFile] = ()
     mask: InputFile | None = None
     contents: bool = False
+    descriptions: bool = False
     notes: Sequence[job_pb2.ParameterNote] = ()
     echo: Mapping[str, Any] = field(default_factory=dict)
 
@@ -201,12 +204,14 @@ class Shown:
         preferences: What the operator has chosen.
         contents: The images in base64, where the operation or the order wants them; else empty.
         order: What was asked, where the same request asked for it; None on later visits.
+        descriptions: What each of the images says of itself, where the order wants that.
     """
 
     job: job_pb2.Job
     preferences: Preferences
     contents: Sequence[str] = ()
     order: Order | None = None
+    descriptions: Sequence[image_description_pb2.DescribeImageResponse] = ()
 
     @property
     def job_id(self) -> str:
@@ -417,10 +422,9 @@ class ListServing(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Reply(Operation):
-    """Answer from the call alone; with ``blocking``, off the event loop."""
+    """Answer from the call alone."""
 
     encode: Callable[[Call], Answer]
-    blocking: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -470,6 +474,17 @@ class Resizing:
 
     file: InputFile
     steps: Sequence[storage_service_pb2.Resize]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe(Operation):
+    """Say what a picture is and what its file says."""
+
+    causes: ClassVar[Causes] = (*VALUES, *IMAGES)
+
+    decode: Callable[[Call], InputFile]
+    encode: Callable[[Call, image_description_pb2.DescribeImageResponse], Answer]
+    body: Body = Body.JSON
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from gateway.dialect import (
     CancelJob,
     Choose,
     Delivery,
+    Describe,
     Dialect,
     Event,
     FinishJobs,
@@ -292,7 +293,11 @@ async def _wait(visit: Visit, operation: Generate, order: Order) -> Response:
     waited.replayed = job.replayed
     visit.job = _succeeded(visit, waited)
     contents = await _contents(visit, wanted=order.contents)
-    return _job_response(visit, operation.encode(visit.shown(order, contents)))
+    shown = visit.shown(order, contents)
+    if order.descriptions:
+        told = [await assets.said(visit.suite.storage, content) for content in contents]
+        shown = replace(shown, descriptions=told)
+    return _job_response(visit, operation.encode(shown))
 
 
 def _hint(visit: Visit) -> None:
@@ -420,8 +425,6 @@ async def _list_serving(visit: Visit, operation: ListServing) -> Response:
 
 
 async def _reply(visit: Visit, operation: Reply) -> Response:
-    if operation.blocking:
-        return response(await asyncio.to_thread(operation.encode, visit.call))
     return response(operation.encode(visit.call))
 
 
@@ -444,6 +447,13 @@ async def _resize(visit: Visit, operation: Resize) -> Response:
         for one in await asyncio.to_thread(operation.decode, visit.call)
     ]
     return response(operation.encode(visit.call, pictures))
+
+
+async def _describe(visit: Visit, operation: Describe) -> Response:
+    file = operation.decode(visit.call)
+    description = await assets.described(visit.suite.storage, file)
+    # The texts are the caller's, and taking long ones apart takes its time.
+    return response(await asyncio.to_thread(operation.encode, visit.call, description))
 
 
 async def _get_job(visit: Visit, job_id: str) -> job_pb2.Job:
@@ -514,4 +524,5 @@ _HANDLERS: dict[type[Operation], Callable[[Visit, Any], Awaitable[Response]]] = 
     Choose: _choose,
     FinishJobs: _finish_jobs,
     Resize: _resize,
+    Describe: _describe,
 }

@@ -7,21 +7,27 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from PIL import Image
+import imagesize
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2
-from pictor.storage.v1 import mask_convention_pb2
+from pictor.storage.v1 import mask_convention_pb2, storage_service_pb2
 from services.rpc.errors import invalid
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
 _URL = re.compile(r"\s*https?://", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/")
-FORMATS = ("PNG", "JPEG", "WEBP")
-# In base64, a multiple of 4. A camera puts its whole preview before what says the size.
-_HEAD_CHARACTERS = 1024 * 1024
-_ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)
+# How files begin of the formats that are taken.
+SIGNATURES = (
+    re.compile(rb"\x89PNG\r\n\x1a\n"),
+    re.compile(rb"\xff\xd8\xff"),
+    re.compile(rb"RIFF....WEBP", re.DOTALL),
+)
+# What storage takes at most; a file may claim anything.
+MOST_PIXELS = 64 * 1024 * 1024
+# A camera puts its whole preview before what says the size. In base64, a multiple of 4.
+_HEAD_BYTES = 768 * 1024
+_HEAD_CHARACTERS = _HEAD_BYTES // 3 * 4
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,13 @@ class MaskRule:
     Attributes:
         convention: What in it is to be repainted.
         of_first_image: The mask is not the file's own content, but the first input image itself.
+        conversion: What is wanted of storage, where that is more than the convention says and the
+            first image's size; its own size then counts.
     """
 
     convention: mask_convention_pb2.MaskConvention.ValueType
     of_first_image: bool = False
+    conversion: storage_service_pb2.MaskConversion | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,10 @@ class InputFile:
         source: The bytes, or text in one of the spellings of ``decode_base64``. Text is decoded
             only when its turn comes, so that checks keep the order that an API documents.
         role: What the image is for.
-        convert: Turns the decoded file into the one to be stored, e.g. a mask.
-        mask: How it is meant, where it is a mask in a convention that storage knows.
+        convert: Takes the file's bytes and returns those to go on with, or refuses them; it opens
+            no image, which only storage does.
+        resize: What storage makes of it before it is stored, where it is to have another size.
+        mask: How it is meant, where it is a mask.
         may_be_url: The text may be a URL, http or https, under which storage finds the image.
     """
 
@@ -64,6 +75,7 @@ class InputFile:
     source: bytes | str
     role: generation_pb2.InputImage.Role.ValueType = generation_pb2.InputImage.ROLE_UNSPECIFIED
     convert: Callable[[bytes], bytes] | None = None
+    resize: storage_service_pb2.Resize | None = None
     mask: MaskRule | None = None
     may_be_url: bool = False
 
@@ -115,25 +127,19 @@ def size_of(file: InputFile) -> tuple[int, int] | None:
     """
     Return width and height of an image as it is shown; None where its beginning does not tell.
 
-    Nothing is decoded but the header, and nothing is raised: whether the image is good is said
-    when its turn comes.
+    Only the header is read, and nothing is raised: whether the image is good is said when its turn
+    comes.
     """
     source = file.source
-    head = source if isinstance(source, bytes) else _head(source)
-    try:
-        with Image.open(io.BytesIO(head), formats=FORMATS) as image:
-            # The EXIF data of other formats stand behind the pixels.
-            sideways = image.format == "JPEG" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
-            return (image.height, image.width) if sideways else image.size
-    except Exception:  # noqa: BLE001 - parsers raise whatever they stumble over
+    head = source[:_HEAD_BYTES] if isinstance(source, bytes) else _head(source)
+    if not any(signature.match(head) for signature in SIGNATURES):
         return None
+    width, height = imagesize.get(io.BytesIO(head))
+    return (width, height) if min(width, height) > 0 and width * height <= MOST_PIXELS else None
 
 
 def _head(text: str) -> bytes:
-    digits = _DATA_URL.sub("", text, count=1)
-    head = _decoded(digits[:_HEAD_CHARACTERS])
-    # Pillow opens only a WebP file that is whole.
-    return _decoded(digits) if head[8:12] == b"WEBP" else head
+    return _decoded(_DATA_URL.sub("", text, count=1)[:_HEAD_CHARACTERS])
 
 
 def _decoded(text: str) -> bytes:

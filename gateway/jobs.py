@@ -196,11 +196,13 @@ async def _content(
     suite: Suite, file: InputFile, before: Sequence[bytes], size: tuple[int, int]
 ) -> bytes:
     """Return a file as it is to be stored; *size* is the first image's, which was found good."""
-    if not file.mask:
-        return await assets.content_of(suite.storage, file)
-    is_image = file.mask.of_first_image and before
-    content = before[0] if is_image else await assets.content_of(suite.storage, file)
-    return await assets.convert_mask(suite.storage, content, file, size)
+    if file.mask and file.mask.of_first_image and before:
+        content = before[0]
+    else:
+        content = await assets.content_of(suite.storage, file)
+    if file.resize:
+        content = await assets.resize(suite.storage, content, file)
+    return await assets.convert_mask(suite.storage, content, file, size) if file.mask else content
 
 
 def _fill(generation: generation_pb2.Generation, order: Order, names: Sequence[str]) -> None:

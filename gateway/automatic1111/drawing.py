@@ -7,15 +7,15 @@ from typing import Any
 
 from gateway import schemas
 from gateway.automatic1111 import names, options
-from gateway.automatic1111.infotext import parse
+from gateway.automatic1111.infotext import carried_by, parse
 from gateway.automatic1111.parameters import IMG2IMG, TXT2IMG, Parameter, described, ignored, read
-from gateway.automatic1111.pictures import LATENT, canonical_mask, fitted, text_of
 from gateway.dialect import Answer, Call, Order, Shown
 from gateway.fields import Fields
-from gateway.images import InputFile
+from gateway.images import InputFile, MaskRule
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2, refinement_pb2
+from pictor.storage.v1 import image_description_pb2, mask_convention_pb2, storage_service_pb2
 from services.rpc.errors import InvalidRequest, NotFound, invalid
 
 Note = job_pb2.ParameterNote
@@ -27,6 +27,8 @@ VERSION = "v1.10.1-pictor"
 MOST_PREVIEWS = 20
 LEAST_STRENGTH = 1e-4
 HIRES_STRENGTH = 0.75
+# Resize modes by number; the fourth resizes latents in AUTOMATIC1111.
+STRETCH, CROP, FILL, LATENT = range(4)
 # Keys of an infotext that AUTOMATIC1111 counts among the extra ones.
 EXTRA = ("Schedule type", "Hires", "SD upscale")
 FILLS = (
@@ -96,7 +98,7 @@ def encode(shown: Shown) -> Answer:
     if not values.get("include_init_images"):
         values |= {name: None for name in ("init_images", "mask") if name in values}
     images = list(shown.contents) if values.get("send_images", True) else []
-    info = json.dumps(_info(shown.job, shown.contents, values))
+    info = json.dumps(_info(shown.job, shown.descriptions, values))
     return Answer({"images": images, "parameters": values, "info": info})
 
 
@@ -147,7 +149,7 @@ def _decode(call: Call, table: Mapping[str, Parameter], scripts: Sequence[str]) 
     for key, value in ignored(values, table).items():
         notes.append(_note(key, "IGNORED", value, "", "has no effect on this server"))
     echo = {"parameters": values, "urls": options.takes_urls(chosen)}
-    return Order(generation, contents=True, notes=notes[:45], echo=echo)
+    return Order(generation, contents=True, descriptions=True, notes=notes[:45], echo=echo)
 
 
 def _check_scripts(values: Mapping[str, Any], scripts: Sequence[str]) -> None:
@@ -312,27 +314,42 @@ def _with_pictures(order: Order, values: Mapping[str, Any]) -> Order:
     if mode == LATENT:
         reason = "the image is stretched before it is encoded"
         notes.append(_note("resize_mode", "TRANSLATED", LATENT, 0, reason))
-    convert = fitted(mode, size, first[0].field) if whole and not tiled else None
-    image = dataclasses.replace(first[0], role=InputImage.ROLE_INIT, convert=convert)
+    resize = _resize(mode, size) if whole and not tiled else None
+    image = dataclasses.replace(first[0], role=InputImage.ROLE_INIT, resize=resize)
     masked = None
     if mask:
-        convert = _mask(values, size if whole else None)
-        masked = InputFile("mask", mask, convert=convert, may_be_url=order.echo["urls"])
+        rule = _mask(values, size if whole else None)
+        masked = InputFile("mask", mask, mask=rule, may_be_url=order.echo["urls"])
     return dataclasses.replace(order, notes=notes, input_images=[image], mask=masked)
 
 
-def _mask(values: Mapping[str, Any], size: tuple[int, int] | None) -> Any:
-    blur = (values["mask_blur_x"], values["mask_blur_y"])
-    return canonical_mask(
-        invert=values["inpainting_mask_invert"] == 1,
-        threshold=values["mask_round"],
-        blur=(
-            values["mask_blur"] if blur[0] is None else blur[0],
-            values["mask_blur"] if blur[1] is None else blur[1],
-        ),
-        mode=values["resize_mode"],
-        size=size,
+def _resize(mode: int, size: tuple[int, int]) -> storage_service_pb2.Resize | None:
+    """Return what brings an init image to *size*; None where stretching is enough, or nothing."""
+    if mode not in (CROP, FILL):
+        return None
+    width, height = size
+    return storage_service_pb2.Resize(
+        width_px=width, height_px=height, crop=mode == CROP, fill=mode == FILL, flatten=True
     )
+
+
+def _mask(values: Mapping[str, Any], size: tuple[int, int] | None) -> MaskRule:
+    """Say how a mask is meant; it is brought to *size*, if at all, as the init image is."""
+    blur_x, blur_y = values["mask_blur_x"], values["mask_blur_y"]
+    mode = values["resize_mode"]
+    conversion = storage_service_pb2.MaskConversion(
+        # Opaque is repainted here, where OpenAI repaints what is transparent.
+        convention=mask_convention_pb2.MASK_CONVENTION_OPAQUE
+        if values["mask_round"]
+        else mask_convention_pb2.MASK_CONVENTION_OPAQUE_SOFT,
+        invert=values["inpainting_mask_invert"] == 1,
+        blur_x_px=values["mask_blur"] if blur_x is None else blur_x,
+        blur_y_px=values["mask_blur"] if blur_y is None else blur_y,
+    )
+    if size and mode in (CROP, FILL):
+        conversion.width_px, conversion.height_px = size
+        conversion.crop, conversion.fill = mode == CROP, mode == FILL
+    return MaskRule(conversion.convention, conversion=conversion)
 
 
 def _treatment(values: Mapping[str, Any]) -> refinement_pb2.MaskTreatment:
@@ -374,9 +391,13 @@ def _floor(
         setattr(generation, name, used)
 
 
-def _info(job: job_pb2.Job, contents: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+def _info(
+    job: job_pb2.Job,
+    descriptions: Sequence[image_description_pb2.DescribeImageResponse],
+    values: Mapping[str, Any],
+) -> dict[str, Any]:
     drawn = job.generation
-    texts = [text_of(content) for content in contents]
+    texts = [carried_by(description) for description in descriptions]
     said = parse(texts[0]) if texts else {}
     images = job.result.images
     seeds = [image.seed for image in images] or [drawn.seed]

@@ -5,14 +5,14 @@ from typing import Any
 
 from gateway import schemas
 from gateway.automatic1111 import names, options
-from gateway.automatic1111.infotext import parse
+from gateway.automatic1111.infotext import PARAMETERS, carried_by, parse
 from gateway.automatic1111.parameters import image, integer, number, read, switch, text, things
-from gateway.automatic1111.pictures import text_and_items
 from gateway.dialect import Answer, Call, Resizing
 from gateway.fields import Fields
 from gateway.images import InputFile
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.storage.v1 import storage_service_pb2
+from pictor.storage.v1.image_description_pb2 import DescribeImageResponse
 from services.rpc.errors import NotFound
 
 MAX_BATCH = 100
@@ -97,43 +97,59 @@ def encode_batch(call: Call, pictures: Sequence[str]) -> Answer:
     return Answer({"html_info": _said(call, BATCH), "images": list(pictures)})
 
 
-def png_info(call: Call) -> Answer:
+def decode_png_info(call: Call) -> InputFile:
     """
-    Write what a picture says of itself; a picture that says nothing is fine too.
+    Read POST png-info.
 
     Raises:
         NotFound: If there is no image.
     """
-    fields, values = read(call.body, PNG_INFO)
-    fields.check()
-    if not (values["image"] or "").strip():
-        raise NotFound("Image not found", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND)
-    said, items = text_and_items(values["image"], "image")
+    return _described(_values(call, PNG_INFO))
+
+
+def encode_png_info(_: Call, description: DescribeImageResponse) -> Answer:
+    """Write what a picture says of itself; a picture that says nothing is fine too."""
+    said = carried_by(description)
+    items = {one.name: one.text for one in description.texts if one.name != PARAMETERS}
     return Answer({"info": said, "items": items, "parameters": parse(said)})
 
 
-def interrogate(call: Call) -> Answer:
+def decode_interrogate(call: Call) -> InputFile:
+    """
+    Read POST interrogate.
+
+    Raises:
+        NotFound: If there is no image, or the model is none of the two that AUTOMATIC1111 has.
+    """
+    values = _values(call, INTERROGATE)
+    file = _described(values)
+    if values["model"] not in ("clip", "deepdanbooru"):
+        raise NotFound("Model not found", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND)
+    return file
+
+
+def encode_interrogate(call: Call, description: DescribeImageResponse) -> Answer:
     """
     Write the prompt that a picture carries: nothing here looks at pictures and describes them.
 
     Raises:
-        NotFound: If there is no image, it carries no prompt, or the model is none of the two that
-            AUTOMATIC1111 has.
+        NotFound: If it carries no prompt.
     """
-    fields, values = read(call.body, INTERROGATE)
-    fields.check()
-    if not (values["image"] or "").strip():
-        raise NotFound("Image not found", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND)
-    if values["model"] not in ("clip", "deepdanbooru"):
-        raise NotFound("Model not found", reason=reasons.ERROR_REASON_MODEL_NOT_FOUND)
-    said, _ = text_and_items(values["image"], "image")
-    if prompt := parse(said).get("Prompt"):
+    if prompt := parse(carried_by(description)).get("Prompt"):
         return Answer({"caption": prompt})
+    model = _values(call, INTERROGATE)["model"]
     raise NotFound(
-        f"Model not found: {values['model']} is not installed on this server, and the picture"
+        f"Model not found: {model} is not installed on this server, and the picture"
         " carries no prompt that could be told instead",
         reason=reasons.ERROR_REASON_MODEL_NOT_FOUND,
     )
+
+
+def _described(values: Mapping[str, Any]) -> InputFile:
+    """Return the image that is to be described; it is none that storage would fetch."""
+    if not (values["image"] or "").strip():
+        raise NotFound("Image not found", reason=reasons.ERROR_REASON_ASSET_NOT_FOUND)
+    return InputFile("image", values["image"])
 
 
 def _file(call: Call, field: str, source: str) -> InputFile:

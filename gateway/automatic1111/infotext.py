@@ -4,6 +4,9 @@ import json
 import re
 from collections.abc import Iterator
 
+from pictor.storage.v1 import image_description_pb2
+
+PARAMETERS = "parameters"
 NEGATIVE = "Negative prompt:"
 # A last line with fewer pairs than this belongs to the prompt.
 LEAST_PAIRS = 3
@@ -12,6 +15,14 @@ LEAST_PAIRS = 3
 LONGEST_LINE = 16_384
 _PAIR = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _SIZE = re.compile(r"(\d+)x(\d+)")
+
+
+def carried_by(description: image_description_pb2.DescribeImageResponse) -> str:
+    """Return the infotext of an image: PNG has a text of that name, other files a comment."""
+    for one in description.texts:
+        if one.name == PARAMETERS:
+            return one.text
+    return description.user_comment
 
 
 def parse(text: str) -> dict[str, str]:

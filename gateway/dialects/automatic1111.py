@@ -13,9 +13,9 @@ from gateway.automatic1111 import drawing, extras, listings, options, progress
 from gateway.automatic1111.parameters import IMG2IMG, TXT2IMG, described
 from gateway.dialect import (
     Answer,
-    Body,
     Choose,
     Credential,
+    Describe,
     Dialect,
     Failure,
     FinishJobs,
@@ -35,7 +35,6 @@ CHECKPOINTS = (Need.MODELS, Need.SERVING)
 DRAWING = (*CHECKPOINTS, Need.SAMPLERS, Need.CHOICES)
 
 NO_IMAGE = {404: "there is no image"}
-UNREADABLE = {**NO_IMAGE, 400: "the image cannot be read", 413: "the image is too large"}
 
 ERROR = {
     "anyOf": [
@@ -142,20 +141,20 @@ def _pictures(mount: str) -> Iterator[Operation]:
         request=described(extras.BATCH),
         reply=extras.BATCH_REPLY,
     )
-    reading = functools.partial(
-        Reply, method="POST", body=Body.JSON, blocking=True, refusals=UNREADABLE
-    )
+    reading = functools.partial(Describe, method="POST", refusals=NO_IMAGE)
     yield reading(
         path=f"{mount}/png-info",
         summary="Say with which parameters an image was drawn",
-        encode=extras.png_info,
+        decode=extras.decode_png_info,
+        encode=extras.encode_png_info,
         request=described(extras.PNG_INFO, ["image"]),
         reply=extras.PNG_INFO_REPLY,
     )
     yield reading(
         path=f"{mount}/interrogate",
         summary="Say with which prompt an image was drawn",
-        encode=extras.interrogate,
+        decode=extras.decode_interrogate,
+        encode=extras.encode_interrogate,
         request=described(extras.INTERROGATE, ["image"]),
         reply=extras.CAPTION_REPLY,
     )

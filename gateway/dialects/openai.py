@@ -38,7 +38,7 @@ from gateway.dialect import (
     Shown,
 )
 from gateway.fields import FORM_TYPES, Fields
-from gateway.images import InputFile, MaskRule, Upload
+from gateway.images import SIGNATURES, InputFile, MaskRule, Upload
 from gateway.schemas import (
     answered,
     choice,
@@ -79,12 +79,6 @@ FORMATS = {
     "jpeg": generation_pb2.Output.FORMAT_JPEG,
     "webp": generation_pb2.Output.FORMAT_WEBP,
 }
-# How the files of the formats that are taken begin.
-SIGNATURES = (
-    re.compile(rb"\x89PNG\r\n\x1a\n"),
-    re.compile(rb"\xff\xd8\xff"),
-    re.compile(rb"RIFF....WEBP", re.DOTALL),
-)
 # OpenAI answers these with base64 whatever is asked, and clients then ask for nothing.
 ALWAYS_BASE64 = ("gpt-image", "openai/gpt-image", "chatgpt-image", "openai/chatgpt-image")
 NO_TOKENS = {

@@ -20,6 +20,7 @@ from services.storage.assets import Assets
 from services.storage.backend import StorageBackend
 from services.storage.backends import open_backend
 from services.storage.decoding.pool import Decoders
+from services.storage.describing import Describer
 from services.storage.remote import RemoteImages
 from services.storage.resizing import Resizer
 from services.storage.servicer import StorageServicer
@@ -149,6 +150,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
                 Resizer(spool_dir, decoders),
                 thumbnails,
                 SharedAssets(assets, urls, redirects=settings.redirects),
+                describer=Describer(spool_dir, decoders),
             ),
         )
         authenticator = AccountsAuthenticator(accounts)

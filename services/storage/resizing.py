@@ -12,6 +12,7 @@ from services.storage.spool import Spool
 
 LIMIT_BYTES = 25 * 1024 * 1024
 MOST_FACTOR = 64.0
+MOST_BLUR_PX = 1000
 # A picture of 8192 x 8192 that does not compress.
 MOST_MADE_BYTES = 320 * 1024 * 1024
 SENT_BYTES = 256 * 1024
@@ -48,6 +49,8 @@ class Resizer:
             factor=wanted.factor if wanted.HasField("factor") else None,
             size=(wanted.width_px, wanted.height_px),
             crop=wanted.crop,
+            fill=wanted.fill,
+            flatten=wanted.flatten,
             resampling=Resampling.Name(
                 wanted.resampling or Resampling.RESAMPLING_LANCZOS
             ).removeprefix("RESAMPLING_"),
@@ -62,16 +65,20 @@ class Resizer:
         Send a mask in canonical form, as a PNG file of one channel.
 
         Raises:
-            InvalidRequest: If it breaks its convention, or repaints nothing.
+            InvalidRequest: If the order or the mask breaks a rule, or nothing is repainted.
         """
-        if wanted.convention not in MaskConvention.values() or not wanted.convention:
-            raise invalid(
-                "conversion.convention",
-                f"conversion.convention {wanted.convention} is unknown; give 1, 2 or 3",
-            )
+        _check_conversion(wanted)
         size = (wanted.width_px, wanted.height_px)
-        name = MaskConvention.Name(wanted.convention).removeprefix("MASK_CONVENTION_")
-        made = self._made("mask", chunks, convention=name, size=size if min(size) > 0 else None)
+        made = self._made(
+            "mask",
+            chunks,
+            convention=MaskConvention.Name(wanted.convention).removeprefix("MASK_CONVENTION_"),
+            size=size if min(size) > 0 else None,
+            invert=wanted.invert,
+            blur=(wanted.blur_x_px, wanted.blur_y_px),
+            crop=wanted.crop,
+            fill=wanted.fill,
+        )
         async for chunk in made:
             yield chunk
 
@@ -94,12 +101,39 @@ def _check(wanted: storage_service_pb2.Resize) -> None:
         raise invalid("resize.resampling", f"resampling {wanted.resampling} is none of the enum's")
     if wanted.HasField("factor"):
         if not 0 < wanted.factor <= MOST_FACTOR:
-            raise _out_of_range("factor", f"factor {wanted.factor:g} is outside 0 to 64")
+            description = f"factor {wanted.factor:g} is outside 0 to 64"
+            raise _out_of_range("resize.factor", description)
+        if wanted.fill:
+            raise invalid("resize.fill", "fill comes with width_px and height_px, not with factor")
         return
+    _check_size("resize", wanted)
+
+
+def _check_conversion(wanted: storage_service_pb2.MaskConversion) -> None:
+    if wanted.convention not in MaskConvention.values() or not wanted.convention:
+        raise invalid(
+            "conversion.convention",
+            f"conversion.convention {wanted.convention} is unknown; give 1 to 5",
+        )
+    for side in ("blur_x_px", "blur_y_px"):
+        blur = getattr(wanted, side)
+        if not 0 <= blur <= MOST_BLUR_PX:
+            description = f"{side} {blur} is outside 0 to {MOST_BLUR_PX}"
+            raise _out_of_range(f"conversion.{side}", description)
+    if wanted.crop or wanted.fill:
+        _check_size("conversion", wanted)
+
+
+def _check_size(
+    place: str, wanted: storage_service_pb2.Resize | storage_service_pb2.MaskConversion
+) -> None:
     for side in ("width_px", "height_px"):
         if getattr(wanted, side) < 1:
-            raise _out_of_range(side, f"{side} {getattr(wanted, side)} is below 1")
+            description = f"{side} {getattr(wanted, side)} is below 1"
+            raise _out_of_range(f"{place}.{side}", description)
+    if wanted.crop and wanted.fill:
+        raise invalid(f"{place}.fill", "crop and fill exclude each other; give one of them")
 
 
 def _out_of_range(field: str, description: str) -> InvalidRequest:
-    return invalid(f"resize.{field}", description, error_reason_pb2.ERROR_REASON_FIELD_OUT_OF_RANGE)
+    return invalid(field, description, error_reason_pb2.ERROR_REASON_FIELD_OUT_OF_RANGE)

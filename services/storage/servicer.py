@@ -13,11 +13,13 @@ from pictor.errors.v1 import error_reason_pb2
 from pictor.storage.v1 import (
     asset_pb2,
     asset_url_pb2,
+    image_description_pb2,
     storage_service_pb2,
     storage_service_pb2_grpc,
 )
 from services.rpc.errors import SuiteError, invalid
 from services.storage.assets import Assets
+from services.storage.describing import Describer
 from services.storage.remote import RemoteImages
 from services.storage.resizing import Resizer
 from services.storage.sharing import SharedAssets
@@ -40,6 +42,7 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
         resizer: Makes images of other sizes.
         thumbnails: Makes small images.
         shared: Opens assets by URL.
+        describer: Tells what images are.
     """
 
     def __init__(
@@ -49,10 +52,13 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
         resizer: Resizer,
         thumbnails: Thumbnails,
         shared: SharedAssets,
+        *,
+        describer: Describer,
     ) -> None:
         self._assets = assets
         self._remote = remote
         self._resizer = resizer
+        self._describer = describer
         self._thumbnails = thumbnails
         self._shared = shared
         self._base_url = shared.base_url
@@ -167,6 +173,17 @@ class StorageServicer(storage_service_pb2_grpc.StorageServiceServicer):
                 async for chunk in made:
                     yield storage_service_pb2.ConvertMaskResponse(chunk=chunk)
 
+    async def DescribeImage(
+        self,
+        request_iterator: AsyncIterator[image_description_pb2.DescribeImageRequest],
+        context: Context,
+    ) -> image_description_pb2.DescribeImageResponse:
+        """Tell what an image is and what its file says."""
+        async with _read_to_its_end(request_iterator):
+            first = await anext(request_iterator, image_description_pb2.DescribeImageRequest())
+            chunks = _chunks(first, request_iterator)
+            return await self._describer.describe(chunks, header_only=first.header_only)
+
 
 @contextlib.asynccontextmanager
 async def _read_to_its_end(
@@ -210,6 +227,13 @@ async def _pieces(requests: AsyncIterator[Any], first: str) -> AsyncIterator[byt
     async for request in requests:
         if request.WhichOneof("content") == first:
             raise invalid(first, f"{first} came twice; only the first message holds it")
+        yield _checked(request.chunk)
+
+
+async def _chunks(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    """Yield the bytes of messages that hold nothing else."""
+    yield _checked(first.chunk)
+    async for request in rest:
         yield _checked(request.chunk)
 
 

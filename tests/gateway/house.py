@@ -11,12 +11,12 @@ import io
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 import grpc
 import httpx
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from gateway import __main__ as gateway
 from pictor.accounts.v1 import (
@@ -48,9 +48,12 @@ SERVED, NOT_SERVED, EDITS = (
 REPORT_SECONDS = 20
 
 
-def png(size=(64, 48), form="PNG") -> bytes:
-    file = io.BytesIO()
-    Image.linear_gradient("L").resize(size).convert("RGB").save(file, form)
+def png(size=(64, 48), form="PNG", texts: Mapping[str, str] = {}) -> bytes:
+    file, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    options = {"pnginfo": info} if texts else {}
+    Image.linear_gradient("L").resize(size).convert("RGB").save(file, form, **options)
     return file.getvalue()
 
 
@@ -66,10 +69,12 @@ class DrawingExecutor(ScriptedExecutor):
     Attributes:
         storage: Where to; set once storage runs.
         previews: How many previews each attempt shows.
+        texts: What the files say, by name.
     """
 
     storage: grpc.aio.Channel | None = None
     previews: int = 0
+    texts: Mapping[str, str] = field(default_factory=dict)
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, assignment: worker_pb2.Assignment) -> AsyncIterator[worker_pb2.Report]:
@@ -117,7 +122,7 @@ class DrawingExecutor(ScriptedExecutor):
 
         async def messages():
             yield storage_service_pb2.CreateAssetRequest(asset=asset)
-            yield storage_service_pb2.CreateAssetRequest(chunk=png(size))
+            yield storage_service_pb2.CreateAssetRequest(chunk=png(size, texts=self.texts))
 
         with acting_for(assignment.account):
             return await storage_service_pb2_grpc.StorageServiceStub(self.storage).CreateAsset(

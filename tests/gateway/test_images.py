@@ -1,5 +1,7 @@
 import base64
 import io
+import struct
+import time
 
 import pytest
 from PIL import Image
@@ -89,7 +91,37 @@ def test_the_size_of_a_photograph_is_as_it_is_shown():
     assert size_of(InputFile("image", file.getvalue())) == (48, 64)
 
 
-@pytest.mark.parametrize("source", [b"", "", "no image!", "https://a.test/b.png", b"\x89PNG"])
+@pytest.mark.parametrize("padding", [b"\xff", b"\0", b"\xff\xe1\0\x02", b"\xff\xd0"])
+def test_a_file_that_never_says_its_size_is_left_soon(padding):
+    """
+    Whatever its beginning is full of: the event loop waits for it.
+    """
+    content = b"\xff\xd8\xff" + padding * (25 * 1024 * 1024 // len(padding))
+    begin = time.perf_counter()
+
+    assert size_of(InputFile("image", content)) is None
+    assert time.perf_counter() - begin < 2
+
+
+def gif():
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(file, "GIF")
+    return file.getvalue()
+
+
+def claiming(width_px, height_px):
+    """The beginning of a PNG file that claims to have any number of pixels."""
+    return png()[:16] + struct.pack(">II", width_px, height_px) + png()[24:]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(b"", "", "no image!", "https://a.test/b.png", b"\x89PNG", b"\xff\xd8\xff\xc0"),
+        *(gif(), b'<svg width="64" height="48"/>', b"RIFF\0\0\0\0WEBPVP9 " + bytes(40)),
+        *(claiming(0, 48), claiming(2**32 - 1, 1), claiming(2**31, 2**31)),
+    ],
+)
 def test_what_is_no_image_has_no_size(source):
     """
     It is refused when its turn comes, and not here.

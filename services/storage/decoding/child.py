@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from services.storage.decoding import cleaning, images, masks, scaling
+from services.storage.decoding import cleaning, describing, images, masks, scaling
 from services.storage.decoding.refusal import Refusal
 
 MESSAGE_BYTES = 64 * 1024
@@ -42,8 +42,14 @@ def clean(arguments: dict[str, Any], source: BinaryIO, target: BinaryIO) -> Any:
 
 def mask(arguments: dict[str, Any], source: BinaryIO, target: BinaryIO) -> Any:
     """Write a mask's canonical form."""
-    size = arguments["size"]
-    masks.convert(source, target, arguments["convention"], tuple(size) if size else None)
+    size, blur = arguments["size"], tuple(arguments["blur"])
+    shape = {"size": tuple(size) if size else None, "blur": blur}
+    masks.convert(source, target, **{**arguments, **shape})
+
+
+def describe(arguments: dict[str, Any], source: BinaryIO, target: BinaryIO) -> Any:
+    """Tell what an image is, and write what its file says."""
+    return describing.describe(source, target, **arguments)
 
 
 def resize(arguments: dict[str, Any], source: BinaryIO, target: BinaryIO) -> Any:
@@ -57,7 +63,7 @@ def thumbnail(arguments: dict[str, Any], source: BinaryIO, target: BinaryIO) -> 
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (inspect, clean, mask, resize, thumbnail)
+    function.__name__: function for function in (inspect, clean, mask, describe, resize, thumbnail)
 }
 
 

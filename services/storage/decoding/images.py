@@ -82,18 +82,29 @@ def opened(file: BinaryIO) -> Image.Image:
     Raises:
         Refusal: As ``inspect`` does.
     """
-    image = _header(file)
-    width_px, height_px = image.size
-    if width_px * height_px > MOST_PIXELS:
-        raise too_many_pixels(f"{width_px} x {height_px} pixels are")
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise _not_an_image("the image is animated")
+    image = header(file)
     try:
         image.load()
     except MemoryError:
         raise too_much_memory() from None
     except Exception as error:  # noqa: BLE001 - parsers raise whatever they stumble over
         raise _not_an_image(f"the image is damaged or incomplete ({error})") from None
+    return image
+
+
+def header(file: BinaryIO) -> Image.Image:
+    """
+    Read an image's header, and decode nothing.
+
+    Raises:
+        Refusal: As ``inspect`` does, but for pixels that are missing or damaged.
+    """
+    image = _identified(file)
+    width_px, height_px = image.size
+    if width_px * height_px > MOST_PIXELS:
+        raise too_many_pixels(f"{width_px} x {height_px} pixels are")
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise _not_an_image("the image is animated")
     return image
 
 
@@ -129,7 +140,7 @@ def too_much_memory() -> Refusal:
     )
 
 
-def _header(file: BinaryIO) -> Image.Image:
+def _identified(file: BinaryIO) -> Image.Image:
     file.seek(0)
     try:
         return Image.open(file, formats=FORMATS)

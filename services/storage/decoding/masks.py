@@ -5,12 +5,13 @@ Masks: from an API's convention to the canonical form, one channel in which 255 
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from services.storage.decoding.images import MOST_PIXELS, opened, upright
+from services.storage.decoding.placing import placed
 from services.storage.decoding.refusal import Refusal
 
-HALF = 128
+OPAQUE, HALF = 255, 128
 # In the metadata of a refusal: what is wrong with a mask that is one.
 PROBLEM = "problem"
 EMPTY = "empty_mask"
@@ -18,7 +19,17 @@ EMPTY = "empty_mask"
 Size = tuple[int, int]
 
 
-def convert(source: BinaryIO, target: BinaryIO, convention: str, size: Size | None) -> None:
+def convert(
+    source: BinaryIO,
+    target: BinaryIO,
+    convention: str,
+    size: Size | None,
+    *,
+    invert: bool = False,
+    blur: tuple[int, int] = (0, 0),
+    crop: bool = False,
+    fill: bool = False,
+) -> None:
     """
     Write a mask's canonical form as PNG.
 
@@ -27,14 +38,25 @@ def convert(source: BinaryIO, target: BinaryIO, convention: str, size: Size | No
         target: Where to.
         convention: A name of pictor.storage.v1.MaskConvention, without its prefix.
         size: Of the picture that is repainted, upright; None where it is not known.
+        invert: Repaint what would be kept, and the reverse.
+        blur: Of the edges: a Gaussian's standard deviation in pixels, horizontally and vertically.
+        crop: Bring the mask to *size* by cutting off what is over.
+        fill: Bring the mask to *size* by continuing its edges. With neither it is stretched.
 
     Raises:
-        Refusal: If it is no image, breaks the convention, or leaves nothing to repaint.
+        Refusal: If it is no image, breaks the convention, leaves nothing to repaint, or would have
+            too many pixels.
     """
     mask = CONVENTIONS[convention](_picture(source), size)
-    if mask.getbbox() is None:
+    if invert:
+        mask = ImageOps.invert(mask)
+    if any(blur):
+        mask = mask.filter(ImageFilter.GaussianBlur(blur))
+    if convention in _EMPTY_WORDS and mask.getbbox() is None:
         raise Refusal("INPUT_IMAGE_INVALID", _EMPTY_WORDS[convention], {PROBLEM: EMPTY})
-    if size and size != mask.size and size[0] * size[1] <= MOST_PIXELS:
+    if size and (crop or fill):
+        mask = placed(mask, size, crop=crop)
+    elif size and size != mask.size and size[0] * size[1] <= MOST_PIXELS:
         mask = mask.resize(size, Image.Resampling.NEAREST)
     mask.save(target, "PNG", compress_level=1)
 
@@ -80,6 +102,25 @@ def _transparent(picture: Image.Image, size: Size | None) -> Image.Image:
     return _of_alpha(rgba.getchannel("A"))
 
 
+def _opaque(picture: Image.Image, _size: Size | None) -> Image.Image:
+    alpha = _alpha(picture)
+    if alpha is None:
+        return picture.convert("L")
+    return alpha.point(lambda level: OPAQUE if level > HALF else 0)
+
+
+def _opaque_soft(picture: Image.Image, _size: Size | None) -> Image.Image:
+    return _alpha(picture) or picture.convert("L")
+
+
+def _alpha(picture: Image.Image) -> Image.Image | None:
+    """Return the alpha channel; None where it says nothing, for everything is opaque."""
+    if not picture.has_transparency_data:
+        return None
+    alpha = (picture if picture.mode == "RGBA" else picture.convert("RGBA")).getchannel("A")
+    return None if alpha.getextrema() == (OPAQUE, OPAQUE) else alpha
+
+
 def _of_alpha(alpha: Image.Image) -> Image.Image:
     table: Any = [255] + [0] * 255
     return alpha.point(table)
@@ -94,7 +135,10 @@ CONVENTIONS: dict[str, Callable[[Image.Image, Size | None], Image.Image]] = {
     "WHITE": _white,
     "WHITE_OR_TRANSPARENT": _white_or_transparent,
     "TRANSPARENT": _transparent,
+    "OPAQUE": _opaque,
+    "OPAQUE_SOFT": _opaque_soft,
 }
+# Of the others a mask may be empty.
 _EMPTY_WORDS = {
     "WHITE": "the mask is empty: there is nothing in it that is to be repainted",
     "WHITE_OR_TRANSPARENT": "the mask is empty: there is nothing in it that is to be repainted",

@@ -4,8 +4,8 @@ from typing import BinaryIO
 
 from PIL import Image, PngImagePlugin
 
-from services.storage.decoding.images import MOST_PIXELS, opened, upright
-from services.storage.decoding.refusal import Refusal
+from services.storage.decoding.images import opened, upright
+from services.storage.decoding.placing import placed, scaled
 
 # What an AUTOMATIC1111 picture says of itself; it is as true of the larger one.
 KEPT_TEXT = "parameters"
@@ -27,6 +27,8 @@ def resize(
     factor: float | None,
     size: Size,
     crop: bool,
+    fill: bool,
+    flatten: bool,
     resampling: str,
 ) -> None:
     """
@@ -38,6 +40,8 @@ def resize(
         factor: Multiplies both sides; None where *size* says.
         size: What the image fits into, or covers.
         crop: Cover *size* and cut off what is over.
+        fill: Fit into *size* and give what is missing the colours of the edges.
+        flatten: Lay the image on white, and keep its pixels alone.
         resampling: A key of FILTERS.
 
     Raises:
@@ -45,16 +49,15 @@ def resize(
     """
     file = opened(source)
     text, image = file.info.get(KEPT_TEXT), upright(file)
-    scaled = _scaled(image.size, factor, size, crop=crop)
-    mode = "RGBA" if image.has_transparency_data else "RGB"
-    # A conversion to the same mode would be a copy, for which there may be no memory.
-    image = image if image.mode == mode else image.convert(mode)
-    result = image.resize(scaled, FILTERS[resampling])
-    if crop and factor is None:
-        left, top = (result.width - size[0]) // 2, (result.height - size[1]) // 2
-        result = result.crop((left, top, left + size[0], top + size[1]))
+    image = _flat(image) if flatten else _coloured(image)
+    if (crop or fill) and factor is None:
+        result = placed(image, size, crop=crop, resampling=FILTERS[resampling])
+    else:
+        result = image.resize(_scaled(image.size, factor, size), FILTERS[resampling])
     info = PngImagePlugin.PngInfo()
-    if isinstance(text, str):
+    if flatten:
+        result.info = {}
+    elif isinstance(text, str):
         info.add_text(KEPT_TEXT, text)
     result.save(target, "PNG", pnginfo=info, compress_level=1)
 
@@ -66,9 +69,7 @@ def thumbnail(source: BinaryIO, target: BinaryIO, width_px: int) -> Size:
     Raises:
         Refusal: If it is no image that is taken.
     """
-    image = upright(opened(source))
-    mode = "RGBA" if image.has_transparency_data else "RGB"
-    image = image if image.mode == mode else image.convert(mode)
+    image = _coloured(upright(opened(source)))
     width = min(width_px, image.width)
     height = max(1, round(image.height * width / image.width))
     # Large pictures are first averaged down, which costs little and looks the same.
@@ -77,18 +78,22 @@ def thumbnail(source: BinaryIO, target: BinaryIO, width_px: int) -> Size:
     return small.size
 
 
-def _scaled(of: Size, factor: float | None, size: Size, *, crop: bool) -> Size:
-    """Return the size to which the whole image is scaled; what is over is cut off later."""
-    if factor is None:
-        ratios = (size[0] / of[0], size[1] / of[1])
-        ratio = max(ratios) if crop else min(ratios)
-    else:
-        ratio = factor
-    scaled = max(1, round(of[0] * ratio)), max(1, round(of[1] * ratio))
-    if scaled[0] * scaled[1] > MOST_PIXELS:
-        raise Refusal(
-            "FIELD_OUT_OF_RANGE",
-            f"the result would have {scaled[0]} x {scaled[1]} pixels; at most {MOST_PIXELS} may be",
-            {"field": "factor" if factor is not None else "width_px"},
-        )
-    return scaled
+def _coloured(image: Image.Image) -> Image.Image:
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    # A conversion to the same mode would be a copy, for which there may be no memory.
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    coloured = _coloured(image)
+    if coloured.mode == "RGB":
+        return coloured
+    white = Image.new("RGBA", coloured.size, "white")
+    return Image.alpha_composite(white, coloured).convert("RGB")
+
+
+def _scaled(of: Size, factor: float | None, size: Size) -> Size:
+    """Return the size to which the whole image is scaled."""
+    if factor is not None:
+        return scaled(of, factor, "factor")
+    return scaled(of, min(size[0] / of[0], size[1] / of[1]), "width_px")

@@ -8,7 +8,8 @@ import time
 from typing import ClassVar
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
+from PIL.ExifTags import IFD
 
 from gateway.automatic1111.drawing import decode_img2img, decode_txt2img, fit
 from gateway.automatic1111.infotext import parse
@@ -18,15 +19,22 @@ from pictor.catalog.v1 import catalog_service_pb2_grpc, model_pb2, serving_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2, sampler_pb2
 from pictor.inference.v1.refinement_pb2 import MaskTreatment
-from pictor.storage.v1 import resampling_pb2
+from pictor.storage.v1 import resampling_pb2, storage_service_pb2
+from pictor.storage.v1.mask_convention_pb2 import (
+    MASK_CONVENTION_OPAQUE,
+    MASK_CONVENTION_OPAQUE_SOFT,
+)
+from pictor.storage.v1.storage_service_pb2_grpc import StorageServiceStub
 from pictor.worker.v1 import worker_pb2
 from services.rpc.channels import open_channel
 from services.rpc.errors import Internal, InvalidRequest, NotFound, to_status
+from services.rpc.principals import service_token
 from tests.gateway.dialect_conformance import DialectConformance
 from tests.gateway.house import SERVED, open_house, png_base64
 
 ROOT, RELAY = "/sdapi/v1", "/v2/automatic1111/sdapi/v1"
-GOOD = {"prompt": "a red circle", "width": 64, "height": 64}
+SMALL = {"width": 64, "height": 64}
+GOOD = {"prompt": "a red circle", **SMALL}
 MODELS = [
     model_pb2.Model(name="models/stabilityai/stable-diffusion-xl-base-1.0", aliases=["sdxl"]),
     model_pb2.Model(name=f"models/{SERVED}", aliases=["shapes"], operations=[1, 2, 3]),
@@ -530,65 +538,63 @@ def test_a_mask_is_repainted_close_up_by_default():
     assert whole.generation.mask_treatment.fill == MaskTreatment.FILL_ORIGINAL
 
 
-def rgba(alpha):
-    """Make a mask of 8 x 4 pixels that is white where the alpha channel has another value."""
-    picture = Image.new("RGBA", (8, 4), (255, 255, 255, 255))
-    picture.paste((0, 0, 0, alpha), (4, 0, 8, 4))
-    return encoded(picture)
-
-
-def encoded(picture, form="PNG"):
+def encoded(picture, form="PNG", **options):
     file = io.BytesIO()
-    picture.save(file, form)
+    picture.save(file, form, **options)
     return base64.b64encode(file.getvalue()).decode()
 
 
-def black_and_white():
-    picture = Image.new("RGB", (8, 4), "white")
-    picture.paste("black", (4, 0, 8, 4))
-    return encoded(picture)
+@pytest.mark.parametrize(
+    ("fields", "convention", "invert"),
+    [
+        ({}, MASK_CONVENTION_OPAQUE, False),
+        ({"inpainting_mask_invert": True}, MASK_CONVENTION_OPAQUE, True),
+        ({"inpainting_mask_invert": 1}, MASK_CONVENTION_OPAQUE, True),
+        ({"mask_round": False}, MASK_CONVENTION_OPAQUE_SOFT, False),
+    ],
+)
+def test_the_polarity_of_masks(fields, convention, invert):
+    """
+    White or opaque is repainted, unless inverted; storage knows what that means.
+    """
+    conversion = fitted_img2img(mask=png_base64(), **fields).mask.mask.conversion
+
+    assert (conversion.convention, conversion.invert) == (convention, invert)
 
 
 @pytest.mark.parametrize(
-    ("mask", "fields", "left", "right"),
+    ("fields", "blur"),
     [
-        (black_and_white(), {}, 255, 0),
-        (black_and_white(), {"inpainting_mask_invert": True}, 0, 255),
-        # Opaque is repainted: the inverse of OpenAI's rule.
-        (rgba(0), {}, 255, 0),
-        (rgba(0), {"inpainting_mask_invert": 1}, 0, 255),
-        (rgba(100), {}, 255, 0),
-        (rgba(100), {"mask_round": False}, 255, 100),
-        # An alpha channel that says nothing leaves it to the colours.
-        (rgba(255), {}, 255, 0),
+        ({}, (4, 4)),
+        ({"mask_blur": 0}, (0, 0)),
+        ({"mask_blur": 4, "mask_blur_y": 0}, (4, 0)),
+        ({"mask_blur_x": 2, "mask_blur_y": 3}, (2, 3)),
     ],
 )
-def test_the_polarity_of_masks(mask, fields, left, right):
+def test_a_mask_is_blurred_at_its_edge(fields, blur):
     """
-    White or opaque is repainted, unless inverted.
+    By four pixels unless something else is said, for both directions or for each.
     """
-    order = fitted_img2img(
-        mask=mask, mask_blur=0, inpaint_full_res=False, width=8, height=8, **fields
-    )
+    conversion = fitted_img2img(mask=png_base64(), **fields).mask.mask.conversion
 
-    with Image.open(io.BytesIO(order.mask.content())) as canonical:
-        assert canonical.mode == "L"
-        assert (canonical.getpixel((0, 0)), canonical.getpixel((7, 0))) == (left, right)
+    assert (conversion.blur_x_px, conversion.blur_y_px) == blur
 
 
-def test_a_mask_is_blurred_at_its_edge():
+@pytest.mark.parametrize(("mode", "crop", "fill"), [(1, True, False), (2, False, True)])
+def test_resize_modes_crop_and_fill(mode, crop, fill):
     """
-    The middle of each side keeps its value, the edge becomes soft.
+    A mask goes the way of its picture, which is laid on white; close up both stay as they are.
     """
-    wide = Image.new("L", (64, 8), 255)
-    wide.paste(0, (32, 0, 64, 8))
-    order = fitted_img2img(mask=encoded(wide), mask_blur=4, mask_blur_y=0)
+    body = {"resize_mode": mode, "mask": png_base64(), "width": 48, "height": 40}
+    whole = fitted_img2img(inpaint_full_res=False, **body)
+    close = fitted_img2img(**body)
 
-    with Image.open(io.BytesIO(order.mask.content())) as canonical:
-        values = [canonical.getpixel((x, 4)) for x in (0, 30, 33, 63)]
-    assert values[0] == 255
-    assert 255 > values[1] > values[2] > 0
-    assert values[3] == 0
+    resize, conversion = whole.input_images[0].resize, whole.mask.mask.conversion
+    for one in (resize, conversion):
+        assert (one.width_px, one.height_px, one.crop, one.fill) == (48, 40, crop, fill)
+    assert resize.flatten
+    assert close.input_images[0].resize is None
+    assert close.mask.mask.conversion.width_px == 0
 
 
 @pytest.mark.parametrize(
@@ -600,23 +606,36 @@ def test_a_mask_is_blurred_at_its_edge():
         (2, {"red", "lime", "blue"}),
     ],
 )
-def test_resize_modes_crop_and_fill(mode, colours):
+async def test_a_wide_picture_is_brought_to_a_square(house, mode, colours):
     """
-    A wide picture is brought to a square without being distorted.
+    Without being distorted, and its mask with it: the left third is repainted, if it is there.
     """
-    wide = Image.new("RGB", (48, 16), "lime")
-    wide.paste("red", (0, 0, 16, 16))
-    wide.paste("blue", (32, 0, 48, 16))
-    order = fit(
-        decode_img2img(call(init_images=[encoded(wide)], resize_mode=mode, width=48, height=48)),
-        model_pb2.Model(),
-    )
+    wide, mask = Image.new("RGB", (96, 32), "lime"), Image.new("L", (96, 32), 0)
+    wide.paste("red", (0, 0, 32, 32))
+    wide.paste("blue", (64, 0, 96, 32))
+    mask.paste(255, (0, 0, 48, 32))
+    body = {"init_images": [encoded(wide)], "mask": encoded(mask), "mask_blur": 0}
+    size = {"resize_mode": mode, "width": 96, "height": 96, "inpaint_full_res": False}
+    reply = await post(house, "img2img", **body, **size)
+    job = await house.job(reply.headers["x-pictor-job"])
+    placed, canonical = [
+        await stored(house, name)
+        for name in (job.generation.input_images[0].asset, job.generation.mask)
+    ]
 
     names = {(255, 0, 0): "red", (0, 255, 0): "lime", (0, 0, 255): "blue"}
-    with Image.open(io.BytesIO(order.input_images[0].content())) as placed:
-        assert placed.size == (48, 48)
-        row = {placed.getpixel((x, 0)) for x in (4, 24, 43)}
-    assert {names[pixel] for pixel in row} == colours
+    assert (placed.size, canonical.size, canonical.mode) == ((96, 96), (96, 96), "L")
+    assert {names[placed.getpixel((x, 0))] for x in (8, 48, 87)} == colours
+    assert [canonical.getpixel((x, 4)) for x in (40, 56)] == [255, 0]
+
+
+async def stored(house, name):
+    """Open an asset as the suite."""
+    token = service_token(house.inference.settings.data_dir)
+    async with open_channel(house.environ["PICTOR_STORAGE_ADDRESS"], token) as channel:
+        request = storage_service_pb2.ReadAssetRequest(name=name)
+        messages = [m async for m in StorageServiceStub(channel).ReadAsset(request)]
+    return Image.open(io.BytesIO(b"".join(message.chunk for message in messages)))
 
 
 def test_the_other_resize_modes_stretch():
@@ -625,8 +644,8 @@ def test_the_other_resize_modes_stretch():
     """
     just, latent = fitted_img2img(resize_mode=0), fitted_img2img(resize_mode=3)
 
-    assert just.input_images[0].convert is None
-    assert latent.input_images[0].convert is None
+    assert just.input_images[0].resize is None
+    assert latent.input_images[0].resize is None
     assert noted(latent) == {"resize_mode": "translated"}
 
 
@@ -668,6 +687,84 @@ async def test_an_answer_has_images_parameters_and_info(house):
     assert len(info["infotexts"]) == len(info["all_prompts"]) == 2
     assert body["parameters"]["prompt"] == "a cat"
     assert body["parameters"]["hr_scale"] == 2.0
+
+
+def written(form="PNG", **texts):
+    """Encode a picture that carries texts; the infotext of another format is its comment."""
+    info, exif = PngImagePlugin.PngInfo(), Image.Exif()
+    for name, said in texts.items():
+        info.add_text(name, said)
+    exif.get_ifd(IFD.Exif)[0x9286] = b"UNICODE\0" + texts["parameters"].encode("utf-16-be")
+    options = {"pnginfo": info} if form == "PNG" else {"exif": exif}
+    return encoded(Image.new("RGB", (8, 8)), form, **options)
+
+
+INFOTEXT = "a red circle\nNegative prompt: a dog\nSteps: 3, CFG scale: 5, Seed: 11, Size: 64x128"
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+async def test_png_info_tells_what_a_file_says(house, form):
+    """
+    The infotext, also taken apart; of PNG the other texts too.
+    """
+    picture = written(form, Software="a program", parameters=INFOTEXT, b="c")
+    body = (await post(house, "png-info", image=picture)).json()
+    caption = await post(house, "interrogate", image=picture)
+
+    assert body["info"] == INFOTEXT
+    assert (body["parameters"]["Prompt"], body["parameters"]["Size-2"]) == ("a red circle", "128")
+    assert body["items"] == ({"Software": "a program", "b": "c"} if form == "PNG" else {})
+    assert caption.json() == {"caption": "a red circle"}
+
+
+@pytest.mark.parametrize("path", ["png-info", "interrogate"])
+@pytest.mark.parametrize(
+    ("image", "status"),
+    [
+        (None, 404),
+        (" ", 404),
+        ("@@", 400),
+        (base64.b64encode(b"no picture").decode(), 400),
+        (base64.b64encode(base64.b64decode(png_base64())[:100]).decode(), 400),
+        ("https://example.com/picture.png", 400),
+    ],
+)
+async def test_what_is_no_picture_says_nothing(house, path, image, status):
+    """
+    There is none, it is none, or its end is missing; URLs are not fetched for it.
+    """
+    reply = await post(house, path, image=image)
+
+    assert reply.status_code == status
+    assert set(reply.json()) == {"error", "detail", "body", "errors"}
+    assert reply.json()["detail"].lower().startswith("image")
+
+
+async def test_a_caption_needs_a_prompt_and_a_model_that_there_is(house):
+    """
+    Whether there is such a model is said before the picture is looked at.
+    """
+    nothing = await post(house, "interrogate", image=png_base64())
+    model = await post(house, "interrogate", image="@@", model="other")
+
+    assert [reply.status_code for reply in (nothing, model)] == [404, 404]
+    assert "carries no prompt" in nothing.json()["detail"]
+    assert model.json()["detail"] == "Model not found"
+
+
+async def test_the_infotexts_of_an_answer_are_those_of_its_pictures(house):
+    """
+    What a drawn picture says of itself stands in info, and what it says of its prompt.
+    """
+    house.executor.texts = {"parameters": INFOTEXT}
+    try:
+        reply = await post(house, "txt2img", prompt="a cat", batch_size=2, **SMALL)
+    finally:
+        house.executor.texts = {}
+    info = json.loads(reply.json()["info"])
+
+    assert info["infotexts"] == [INFOTEXT] * 2
+    assert info["prompt"] == "a red circle"
 
 
 async def test_the_strength_of_the_second_pass_is_told(house):

@@ -18,10 +18,17 @@ def file_of(image, form="PNG", **options):
     return file.getvalue()
 
 
-def converted(content, convention="WHITE", size=None):
+def converted(content, convention="WHITE", size=None, **options):
     target = io.BytesIO()
-    masks.convert(io.BytesIO(content), target, convention, size)
+    masks.convert(io.BytesIO(content), target, convention, size, **options)
     return target.getvalue()
+
+
+def levels(content, *points):
+    """Return a mask's levels at some points, having checked that it is one."""
+    with Image.open(io.BytesIO(content)) as mask:
+        assert mask.mode == "L"
+        return [mask.getpixel(point) for point in points]
 
 
 def painted(mode, ground, colour):
@@ -139,3 +146,96 @@ def test_a_mask_that_breaks_its_convention_is_told_which_rule(image, says):
     """
     with pytest.raises(Refusal, match=says):
         converted(file_of(image), "TRANSPARENT", SIZE)
+
+
+def half(alpha):
+    """A mask that is white at its left, and has another alpha channel at its right."""
+    mask = Image.new("RGBA", (8, 4), (255, 255, 255, 255))
+    mask.paste((0, 0, 0, alpha), (4, 0, 8, 4))
+    return file_of(mask)
+
+
+GRAY = file_of(Image.linear_gradient("L"))
+BLACK_AND_WHITE = file_of(painted("RGB", "black", "white"))
+
+
+@pytest.mark.parametrize(
+    ("content", "convention", "invert", "expected"),
+    [
+        # Opaque is repainted: the inverse of OpenAI's rule.
+        (half(0), "OPAQUE", False, [255, 0]),
+        (half(0), "OPAQUE", True, [0, 255]),
+        (half(128), "OPAQUE", False, [255, 0]),
+        (half(129), "OPAQUE", False, [255, 255]),
+        (half(100), "OPAQUE_SOFT", False, [255, 100]),
+        (half(100), "OPAQUE_SOFT", True, [0, 155]),
+        # An alpha channel that says nothing leaves it to the colours.
+        (half(255), "OPAQUE", False, [255, 0]),
+        (half(255), "OPAQUE_SOFT", True, [0, 255]),
+    ],
+)
+def test_what_is_opaque_is_repainted(content, convention, invert, expected):
+    """
+    As AUTOMATIC1111 reads a mask; soft ones keep their levels.
+    """
+    mask = converted(content, convention, invert=invert)
+
+    assert levels(mask, (0, 0), (7, 3)) == expected
+
+
+def test_the_levels_of_an_opaque_mask_are_kept():
+    """
+    Grey is repainted as much as it is white.
+    """
+    for convention in ("OPAQUE", "OPAQUE_SOFT"):
+        assert levels(converted(GRAY, convention), (0, 3), (0, 100)) == [3, 100]
+
+
+def test_a_mask_may_be_empty_where_opaque_is_repainted():
+    """
+    AUTOMATIC1111 then repaints nothing, and says nothing of it.
+    """
+    assert box_of(converted(file_of(Image.new("L", SIZE)), "OPAQUE")) is None
+    with pytest.raises(Refusal, match="mask is empty"):
+        converted(file_of(Image.new("L", SIZE, 255)), "WHITE", invert=True)
+
+
+def test_the_edge_of_a_mask_becomes_soft():
+    """
+    In the direction that is blurred; the middle of each side keeps its value.
+    """
+    wide = Image.new("L", (64, 8), 255)
+    wide.paste(0, (32, 0, 64, 8))
+    across = levels(
+        converted(file_of(wide), "OPAQUE", blur=(4, 0)), (0, 4), (30, 4), (33, 4), (63, 4)
+    )
+
+    assert (across[0], across[3]) == (255, 0)
+    assert 255 > across[1] > across[2] > 0
+    assert box_of(converted(file_of(wide), "OPAQUE", blur=(0, 4))) == (0, 0, 32, 8)
+
+
+def test_a_mask_is_cropped_or_continued_as_its_picture_is():
+    """
+    Cropped, its ends are gone; filled, its edges reach out to the new edges.
+    """
+    wide = Image.new("L", (48, 16), 0)
+    wide.paste(255, (0, 0, 16, 16))
+    wide.paste(255, (24, 0, 25, 16))
+    cropped = converted(file_of(wide), "OPAQUE", (16, 16), crop=True)
+    filled = converted(file_of(wide), "OPAQUE", (48, 48), fill=True)
+
+    assert levels(cropped, (0, 8), (8, 8), (15, 8)) == [0, 255, 0]
+    assert levels(filled, (4, 0), (4, 47), (24, 0), (40, 24)) == [255, 255, 255, 0]
+
+
+@pytest.mark.parametrize("options", [{"crop": True}, {"fill": True}])
+def test_a_mask_is_not_unfolded_beyond_what_is_taken(options):
+    """
+    Nor on the way to a size that would be taken: a line that covers a square is first enlarged.
+    """
+    line = file_of(Image.new("L", (10_000, 1), 255))
+    with pytest.raises(Refusal, match="pixels") as error:
+        converted(line, "OPAQUE", (9_000, 9_000), **options)
+
+    assert error.value.reason == "FIELD_OUT_OF_RANGE"

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pictor/storage/v1/mask_convention.proto\x12\x11pictor.storage.v1*\x97\x01\n\x0eMaskConvention\x12\x1f\n\x1bMASK_CONVENTION_UNSPECIFIED\x10\x00\x12\x19\n\x15MASK_CONVENTION_WHITE\x10\x01\x12(\n$MASK_CONVENTION_WHITE_OR_TRANSPARENT\x10\x02\x12\x1f\n\x1bMASK_CONVENTION_TRANSPARENT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pictor/storage/v1/mask_convention.proto\x12\x11pictor.storage.v1*\xd4\x01\n\x0eMaskConvention\x12\x1f\n\x1bMASK_CONVENTION_UNSPECIFIED\x10\x00\x12\x19\n\x15MASK_CONVENTION_WHITE\x10\x01\x12(\n$MASK_CONVENTION_WHITE_OR_TRANSPARENT\x10\x02\x12\x1f\n\x1bMASK_CONVENTION_TRANSPARENT\x10\x03\x12\x1a\n\x16MASK_CONVENTION_OPAQUE\x10\x04\x12\x1f\n\x1bMASK_CONVENTION_OPAQUE_SOFT\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pictor.storage.v1.mask_conv
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MASKCONVENTION']._serialized_start=63
-  _globals['_MASKCONVENTION']._serialized_end=214
+  _globals['_MASKCONVENTION']._serialized_end=275
 # @@protoc_insertion_point(module_scope)

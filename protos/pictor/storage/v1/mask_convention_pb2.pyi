@@ -34,6 +34,12 @@ class _MaskConventionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MaskCo
     """Repaints what is fully transparent; colours count for nothing. The mask must have an alpha channel,
     and the picture's size.
     """
+    MASK_CONVENTION_OPAQUE: _MaskConvention.ValueType  # 4
+    """Repaints where the alpha channel is above half, unless the whole mask is opaque; then repaints as much
+    as the luminance says, levels in between included. A mask that repaints nothing is taken.
+    """
+    MASK_CONVENTION_OPAQUE_SOFT: _MaskConvention.ValueType  # 5
+    """Repaints as OPAQUE, and keeps the levels of the alpha channel."""
 
 class MaskConvention(_MaskConvention, metaclass=_MaskConventionEnumTypeWrapper):
     """Says what in a mask is meant to be repainted."""
@@ -50,4 +56,10 @@ MASK_CONVENTION_TRANSPARENT: MaskConvention.ValueType  # 3
 """Repaints what is fully transparent; colours count for nothing. The mask must have an alpha channel,
 and the picture's size.
 """
+MASK_CONVENTION_OPAQUE: MaskConvention.ValueType  # 4
+"""Repaints where the alpha channel is above half, unless the whole mask is opaque; then repaints as much
+as the luminance says, levels in between included. A mask that repaints nothing is taken.
+"""
+MASK_CONVENTION_OPAQUE_SOFT: MaskConvention.ValueType  # 5
+"""Repaints as OPAQUE, and keeps the levels of the alpha channel."""
 Global___MaskConvention: _TypeAlias = MaskConvention  # noqa: Y015

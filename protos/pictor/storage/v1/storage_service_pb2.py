@@ -28,11 +28,12 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from pictor.accounts.v1 import access_pb2 as pictor_dot_accounts_dot_v1_dot_access__pb2
 from pictor.storage.v1 import asset_pb2 as pictor_dot_storage_dot_v1_dot_asset__pb2
 from pictor.storage.v1 import asset_url_pb2 as pictor_dot_storage_dot_v1_dot_asset__url__pb2
+from pictor.storage.v1 import image_description_pb2 as pictor_dot_storage_dot_v1_dot_image__description__pb2
 from pictor.storage.v1 import mask_convention_pb2 as pictor_dot_storage_dot_v1_dot_mask__convention__pb2
 from pictor.storage.v1 import resampling_pb2 as pictor_dot_storage_dot_v1_dot_resampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pictor/storage/v1/storage_service.proto\x12\x11pictor.storage.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a\x1dpictor/storage/v1/asset.proto\x1a!pictor/storage/v1/asset_url.proto\x1a\'pictor/storage/v1/mask_convention.proto\x1a\"pictor/storage/v1/resampling.proto\"x\n\x12\x43reateAssetRequest\x12)\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x18.pictor.storage.v1.AssetH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\t\n\x07\x63ontent\"%\n\x0fGetAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x96\x01\n\x10ReadAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1f\n\x0clength_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12 \n\x12thumbnail_width_px\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x42\x0f\n\r_length_bytes\"Z\n\x11ReadAssetResponse\x12)\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x18.pictor.storage.v1.AssetH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"F\n\x11ListAssetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"W\n\x12ListAssetsResponse\x12(\n\x06\x61ssets\x18\x01 \x03(\x0b\x32\x18.pictor.storage.v1.Asset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x44\x65leteAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"&\n\x11\x46\x65tchImageRequest\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"#\n\x12\x46\x65tchImageResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"]\n\x12ResizeImageRequest\x12+\n\x06resize\x18\x01 \x01(\x0b\x32\x19.pictor.storage.v1.ResizeH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\xac\x01\n\x06Resize\x12\x19\n\x06\x66\x61\x63tor\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08width_px\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\theight_px\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x63rop\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x37\n\nresampling\x18\x05 \x01(\x0e\x32\x1d.pictor.storage.v1.ResamplingB\x04\xe2\x41\x01\x01\x42\t\n\x07_factor\"$\n\x13ResizeImageResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"i\n\x12\x43onvertMaskRequest\x12\x37\n\nconversion\x18\x01 \x01(\x0b\x32!.pictor.storage.v1.MaskConversionH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"~\n\x0eMaskConversion\x12;\n\nconvention\x18\x01 \x01(\x0e\x32!.pictor.storage.v1.MaskConventionB\x04\xe2\x41\x01\x02\x12\x16\n\x08width_px\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\theight_px\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"$\n\x13\x43onvertMaskResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xbd\t\n\x0eStorageService\x12\x61\n\x0b\x43reateAsset\x12%.pictor.storage.v1.CreateAssetRequest\x1a\x18.pictor.storage.v1.Asset\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x12{\n\x08GetAsset\x12\".pictor.storage.v1.GetAssetRequest\x1a\x18.pictor.storage.v1.Asset\"1\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1c\x12\x1a/pictor/v1/{name=assets/*}\x12i\n\tReadAsset\x12#.pictor.storage.v1.ReadAssetRequest\x1a$.pictor.storage.v1.ReadAssetResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference0\x01\x12q\n\x0bResizeImage\x12%.pictor.storage.v1.ResizeImageRequest\x1a&.pictor.storage.v1.ResizeImageResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x30\x01\x12q\n\x0b\x43onvertMask\x12%.pictor.storage.v1.ConvertMaskRequest\x1a&.pictor.storage.v1.ConvertMaskResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x30\x01\x12\x83\x01\n\nListAssets\x12$.pictor.storage.v1.ListAssetsRequest\x1a%.pictor.storage.v1.ListAssetsResponse\"(\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x13\x12\x11/pictor/v1/assets\x12\x7f\n\x0b\x44\x65leteAsset\x12%.pictor.storage.v1.DeleteAssetRequest\x1a\x16.google.protobuf.Empty\"1\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1c*\x1a/pictor/v1/{name=assets/*}\x12\x9d\x01\n\x0cSignAssetUrl\x12&.pictor.storage.v1.SignAssetUrlRequest\x1a\'.pictor.storage.v1.SignAssetUrlResponse\"<\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\'\"\"/pictor/v1/{name=assets/*}:signUrl:\x01*\x12\x65\n\x0cResolveAsset\x12&.pictor.storage.v1.ResolveAssetRequest\x1a\'.pictor.storage.v1.ResolveAssetResponse\"\x04\x8a\xb5\x18\x00\x12l\n\nFetchImage\x12$.pictor.storage.v1.FetchImageRequest\x1a%.pictor.storage.v1.FetchImageResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pictor/storage/v1/storage_service.proto\x12\x11pictor.storage.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fpictor/accounts/v1/access.proto\x1a\x1dpictor/storage/v1/asset.proto\x1a!pictor/storage/v1/asset_url.proto\x1a)pictor/storage/v1/image_description.proto\x1a\'pictor/storage/v1/mask_convention.proto\x1a\"pictor/storage/v1/resampling.proto\"x\n\x12\x43reateAssetRequest\x12)\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x18.pictor.storage.v1.AssetH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\t\n\x07\x63ontent\"%\n\x0fGetAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x96\x01\n\x10ReadAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1f\n\x0clength_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12 \n\x12thumbnail_width_px\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x42\x0f\n\r_length_bytes\"Z\n\x11ReadAssetResponse\x12)\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x18.pictor.storage.v1.AssetH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"F\n\x11ListAssetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"W\n\x12ListAssetsResponse\x12(\n\x06\x61ssets\x18\x01 \x03(\x0b\x32\x18.pictor.storage.v1.Asset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x44\x65leteAssetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"&\n\x11\x46\x65tchImageRequest\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"#\n\x12\x46\x65tchImageResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"]\n\x12ResizeImageRequest\x12+\n\x06resize\x18\x01 \x01(\x0b\x32\x19.pictor.storage.v1.ResizeH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\xd7\x01\n\x06Resize\x12\x19\n\x06\x66\x61\x63tor\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08width_px\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\theight_px\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x63rop\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x37\n\nresampling\x18\x05 \x01(\x0e\x32\x1d.pictor.storage.v1.ResamplingB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x66ill\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x66latten\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\t\n\x07_factor\"$\n\x13ResizeImageResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"i\n\x12\x43onvertMaskRequest\x12\x37\n\nconversion\x18\x01 \x01(\x0b\x32!.pictor.storage.v1.MaskConversionH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\xee\x01\n\x0eMaskConversion\x12;\n\nconvention\x18\x01 \x01(\x0e\x32!.pictor.storage.v1.MaskConventionB\x04\xe2\x41\x01\x02\x12\x16\n\x08width_px\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\theight_px\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06invert\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x17\n\tblur_x_px\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x17\n\tblur_y_px\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x63rop\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x66ill\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01\"$\n\x13\x43onvertMaskResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xb4\n\n\x0eStorageService\x12\x61\n\x0b\x43reateAsset\x12%.pictor.storage.v1.CreateAssetRequest\x1a\x18.pictor.storage.v1.Asset\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x12{\n\x08GetAsset\x12\".pictor.storage.v1.GetAssetRequest\x1a\x18.pictor.storage.v1.Asset\"1\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1c\x12\x1a/pictor/v1/{name=assets/*}\x12i\n\tReadAsset\x12#.pictor.storage.v1.ReadAssetRequest\x1a$.pictor.storage.v1.ReadAssetResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference0\x01\x12q\n\x0bResizeImage\x12%.pictor.storage.v1.ResizeImageRequest\x1a&.pictor.storage.v1.ResizeImageResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x30\x01\x12q\n\x0b\x43onvertMask\x12%.pictor.storage.v1.ConvertMaskRequest\x1a&.pictor.storage.v1.ConvertMaskResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x30\x01\x12u\n\rDescribeImage\x12\'.pictor.storage.v1.DescribeImageRequest\x1a(.pictor.storage.v1.DescribeImageResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference(\x01\x12\x83\x01\n\nListAssets\x12$.pictor.storage.v1.ListAssetsRequest\x1a%.pictor.storage.v1.ListAssetsResponse\"(\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x13\x12\x11/pictor/v1/assets\x12\x7f\n\x0b\x44\x65leteAsset\x12%.pictor.storage.v1.DeleteAssetRequest\x1a\x16.google.protobuf.Empty\"1\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\x1c*\x1a/pictor/v1/{name=assets/*}\x12\x9d\x01\n\x0cSignAssetUrl\x12&.pictor.storage.v1.SignAssetUrlRequest\x1a\'.pictor.storage.v1.SignAssetUrlResponse\"<\x8a\xb5\x18\x0b\n\tinference\x82\xd3\xe4\x93\x02\'\"\"/pictor/v1/{name=assets/*}:signUrl:\x01*\x12\x65\n\x0cResolveAsset\x12&.pictor.storage.v1.ResolveAssetRequest\x1a\'.pictor.storage.v1.ResolveAssetResponse\"\x04\x8a\xb5\x18\x00\x12l\n\nFetchImage\x12$.pictor.storage.v1.FetchImageRequest\x1a%.pictor.storage.v1.FetchImageResponse\"\x0f\x8a\xb5\x18\x0b\n\tinference0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,12 +70,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESIZE'].fields_by_name['crop']._serialized_options = b'\342A\001\001'
   _globals['_RESIZE'].fields_by_name['resampling']._loaded_options = None
   _globals['_RESIZE'].fields_by_name['resampling']._serialized_options = b'\342A\001\001'
+  _globals['_RESIZE'].fields_by_name['fill']._loaded_options = None
+  _globals['_RESIZE'].fields_by_name['fill']._serialized_options = b'\342A\001\001'
+  _globals['_RESIZE'].fields_by_name['flatten']._loaded_options = None
+  _globals['_RESIZE'].fields_by_name['flatten']._serialized_options = b'\342A\001\001'
   _globals['_MASKCONVERSION'].fields_by_name['convention']._loaded_options = None
   _globals['_MASKCONVERSION'].fields_by_name['convention']._serialized_options = b'\342A\001\002'
   _globals['_MASKCONVERSION'].fields_by_name['width_px']._loaded_options = None
   _globals['_MASKCONVERSION'].fields_by_name['width_px']._serialized_options = b'\342A\001\001'
   _globals['_MASKCONVERSION'].fields_by_name['height_px']._loaded_options = None
   _globals['_MASKCONVERSION'].fields_by_name['height_px']._serialized_options = b'\342A\001\001'
+  _globals['_MASKCONVERSION'].fields_by_name['invert']._loaded_options = None
+  _globals['_MASKCONVERSION'].fields_by_name['invert']._serialized_options = b'\342A\001\001'
+  _globals['_MASKCONVERSION'].fields_by_name['blur_x_px']._loaded_options = None
+  _globals['_MASKCONVERSION'].fields_by_name['blur_x_px']._serialized_options = b'\342A\001\001'
+  _globals['_MASKCONVERSION'].fields_by_name['blur_y_px']._loaded_options = None
+  _globals['_MASKCONVERSION'].fields_by_name['blur_y_px']._serialized_options = b'\342A\001\001'
+  _globals['_MASKCONVERSION'].fields_by_name['crop']._loaded_options = None
+  _globals['_MASKCONVERSION'].fields_by_name['crop']._serialized_options = b'\342A\001\001'
+  _globals['_MASKCONVERSION'].fields_by_name['fill']._loaded_options = None
+  _globals['_MASKCONVERSION'].fields_by_name['fill']._serialized_options = b'\342A\001\001'
   _globals['_STORAGESERVICE'].methods_by_name['CreateAsset']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['CreateAsset']._serialized_options = b'\212\265\030\013\n\tinference'
   _globals['_STORAGESERVICE'].methods_by_name['GetAsset']._loaded_options = None
@@ -85,6 +100,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STORAGESERVICE'].methods_by_name['ResizeImage']._serialized_options = b'\212\265\030\013\n\tinference'
   _globals['_STORAGESERVICE'].methods_by_name['ConvertMask']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['ConvertMask']._serialized_options = b'\212\265\030\013\n\tinference'
+  _globals['_STORAGESERVICE'].methods_by_name['DescribeImage']._loaded_options = None
+  _globals['_STORAGESERVICE'].methods_by_name['DescribeImage']._serialized_options = b'\212\265\030\013\n\tinference'
   _globals['_STORAGESERVICE'].methods_by_name['ListAssets']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['ListAssets']._serialized_options = b'\212\265\030\013\n\tinference\202\323\344\223\002\023\022\021/pictor/v1/assets'
   _globals['_STORAGESERVICE'].methods_by_name['DeleteAsset']._loaded_options = None
@@ -95,36 +112,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STORAGESERVICE'].methods_by_name['ResolveAsset']._serialized_options = b'\212\265\030\000'
   _globals['_STORAGESERVICE'].methods_by_name['FetchImage']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['FetchImage']._serialized_options = b'\212\265\030\013\n\tinference'
-  _globals['_CREATEASSETREQUEST']._serialized_start=330
-  _globals['_CREATEASSETREQUEST']._serialized_end=450
-  _globals['_GETASSETREQUEST']._serialized_start=452
-  _globals['_GETASSETREQUEST']._serialized_end=489
-  _globals['_READASSETREQUEST']._serialized_start=492
-  _globals['_READASSETREQUEST']._serialized_end=642
-  _globals['_READASSETRESPONSE']._serialized_start=644
-  _globals['_READASSETRESPONSE']._serialized_end=734
-  _globals['_LISTASSETSREQUEST']._serialized_start=736
-  _globals['_LISTASSETSREQUEST']._serialized_end=806
-  _globals['_LISTASSETSRESPONSE']._serialized_start=808
-  _globals['_LISTASSETSRESPONSE']._serialized_end=895
-  _globals['_DELETEASSETREQUEST']._serialized_start=897
-  _globals['_DELETEASSETREQUEST']._serialized_end=937
-  _globals['_FETCHIMAGEREQUEST']._serialized_start=939
-  _globals['_FETCHIMAGEREQUEST']._serialized_end=977
-  _globals['_FETCHIMAGERESPONSE']._serialized_start=979
-  _globals['_FETCHIMAGERESPONSE']._serialized_end=1014
-  _globals['_RESIZEIMAGEREQUEST']._serialized_start=1016
-  _globals['_RESIZEIMAGEREQUEST']._serialized_end=1109
-  _globals['_RESIZE']._serialized_start=1112
-  _globals['_RESIZE']._serialized_end=1284
-  _globals['_RESIZEIMAGERESPONSE']._serialized_start=1286
-  _globals['_RESIZEIMAGERESPONSE']._serialized_end=1322
-  _globals['_CONVERTMASKREQUEST']._serialized_start=1324
-  _globals['_CONVERTMASKREQUEST']._serialized_end=1429
-  _globals['_MASKCONVERSION']._serialized_start=1431
-  _globals['_MASKCONVERSION']._serialized_end=1557
-  _globals['_CONVERTMASKRESPONSE']._serialized_start=1559
-  _globals['_CONVERTMASKRESPONSE']._serialized_end=1595
-  _globals['_STORAGESERVICE']._serialized_start=1598
-  _globals['_STORAGESERVICE']._serialized_end=2811
+  _globals['_CREATEASSETREQUEST']._serialized_start=373
+  _globals['_CREATEASSETREQUEST']._serialized_end=493
+  _globals['_GETASSETREQUEST']._serialized_start=495
+  _globals['_GETASSETREQUEST']._serialized_end=532
+  _globals['_READASSETREQUEST']._serialized_start=535
+  _globals['_READASSETREQUEST']._serialized_end=685
+  _globals['_READASSETRESPONSE']._serialized_start=687
+  _globals['_READASSETRESPONSE']._serialized_end=777
+  _globals['_LISTASSETSREQUEST']._serialized_start=779
+  _globals['_LISTASSETSREQUEST']._serialized_end=849
+  _globals['_LISTASSETSRESPONSE']._serialized_start=851
+  _globals['_LISTASSETSRESPONSE']._serialized_end=938
+  _globals['_DELETEASSETREQUEST']._serialized_start=940
+  _globals['_DELETEASSETREQUEST']._serialized_end=980
+  _globals['_FETCHIMAGEREQUEST']._serialized_start=982
+  _globals['_FETCHIMAGEREQUEST']._serialized_end=1020
+  _globals['_FETCHIMAGERESPONSE']._serialized_start=1022
+  _globals['_FETCHIMAGERESPONSE']._serialized_end=1057
+  _globals['_RESIZEIMAGEREQUEST']._serialized_start=1059
+  _globals['_RESIZEIMAGEREQUEST']._serialized_end=1152
+  _globals['_RESIZE']._serialized_start=1155
+  _globals['_RESIZE']._serialized_end=1370
+  _globals['_RESIZEIMAGERESPONSE']._serialized_start=1372
+  _globals['_RESIZEIMAGERESPONSE']._serialized_end=1408
+  _globals['_CONVERTMASKREQUEST']._serialized_start=1410
+  _globals['_CONVERTMASKREQUEST']._serialized_end=1515
+  _globals['_MASKCONVERSION']._serialized_start=1518
+  _globals['_MASKCONVERSION']._serialized_end=1756
+  _globals['_CONVERTMASKRESPONSE']._serialized_start=1758
+  _globals['_CONVERTMASKRESPONSE']._serialized_end=1794
+  _globals['_STORAGESERVICE']._serialized_start=1797
+  _globals['_STORAGESERVICE']._serialized_end=3129
 # @@protoc_insertion_point(module_scope)

@@ -306,6 +306,8 @@ class Resize(_message.Message):
     HEIGHT_PX_FIELD_NUMBER: _builtins.int
     CROP_FIELD_NUMBER: _builtins.int
     RESAMPLING_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
+    FLATTEN_FIELD_NUMBER: _builtins.int
     factor: _builtins.float
     """Multiplies both sides: above 0 to 64. Omitted: width_px and height_px say."""
     width_px: _builtins.int
@@ -316,6 +318,12 @@ class Resize(_message.Message):
     """Covers width_px and height_px and cuts off what is over. By default the image fits inside."""
     resampling: _resampling_pb2.Resampling.ValueType
     """Says how pixels are computed."""
+    fill: _builtins.bool
+    """Fits the image inside width_px and height_px and gives what is missing the colours of its edges: the
+    result has just that size. Not with crop, nor with factor.
+    """
+    flatten: _builtins.bool
+    """Lays the image on white first, so that nothing is transparent, and keeps its pixels alone."""
     def __init__(
         self,
         *,
@@ -324,10 +332,12 @@ class Resize(_message.Message):
         height_px: _builtins.int = ...,
         crop: _builtins.bool = ...,
         resampling: _resampling_pb2.Resampling.ValueType = ...,
+        fill: _builtins.bool = ...,
+        flatten: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_factor", b"_factor", "factor", b"factor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_factor", b"_factor", "crop", b"crop", "factor", b"factor", "height_px", b"height_px", "resampling", b"resampling", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_factor", b"_factor", "crop", b"crop", "factor", b"factor", "fill", b"fill", "flatten", b"flatten", "height_px", b"height_px", "resampling", b"resampling", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__factor: _TypeAlias = _typing.Literal["factor"]  # noqa: Y015
     _WhichOneofArgType__factor: _TypeAlias = _typing.Literal["_factor", b"_factor"]  # noqa: Y015
@@ -396,6 +406,11 @@ class MaskConversion(_message.Message):
     CONVENTION_FIELD_NUMBER: _builtins.int
     WIDTH_PX_FIELD_NUMBER: _builtins.int
     HEIGHT_PX_FIELD_NUMBER: _builtins.int
+    INVERT_FIELD_NUMBER: _builtins.int
+    BLUR_X_PX_FIELD_NUMBER: _builtins.int
+    BLUR_Y_PX_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
     convention: _mask_convention_pb2.MaskConvention.ValueType
     """Says what in it is to be repainted."""
     width_px: _builtins.int
@@ -404,16 +419,35 @@ class MaskConversion(_message.Message):
     """
     height_px: _builtins.int
     """Is the height of that picture, in pixels."""
+    invert: _builtins.bool
+    """Repaints what would be kept, and keeps what would be repainted."""
+    blur_x_px: _builtins.int
+    """Makes edges soft from left to right: a Gaussian's standard deviation in pixels of the mask, 0 to 1000."""
+    blur_y_px: _builtins.int
+    """Makes edges soft from top to bottom, likewise."""
+    crop: _builtins.bool
+    """Covers width_px and height_px, which are then required, and cuts off what is over, as Resize does. By
+    default the mask is stretched, without levels in between.
+    """
+    fill: _builtins.bool
+    """Fits the mask inside width_px and height_px, which are then required, and continues its edges, as
+    Resize does. Not with crop.
+    """
     def __init__(
         self,
         *,
         convention: _mask_convention_pb2.MaskConvention.ValueType = ...,
         width_px: _builtins.int = ...,
         height_px: _builtins.int = ...,
+        invert: _builtins.bool = ...,
+        blur_x_px: _builtins.int = ...,
+        blur_y_px: _builtins.int = ...,
+        crop: _builtins.bool = ...,
+        fill: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["convention", b"convention", "height_px", b"height_px", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blur_x_px", b"blur_x_px", "blur_y_px", b"blur_y_px", "convention", b"convention", "crop", b"crop", "fill", b"fill", "height_px", b"height_px", "invert", b"invert", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,7 @@ import warnings
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from pictor.storage.v1 import asset_pb2 as pictor_dot_storage_dot_v1_dot_asset__pb2
 from pictor.storage.v1 import asset_url_pb2 as pictor_dot_storage_dot_v1_dot_asset__url__pb2
+from pictor.storage.v1 import image_description_pb2 as pictor_dot_storage_dot_v1_dot_image__description__pb2
 from pictor.storage.v1 import storage_service_pb2 as pictor_dot_storage_dot_v1_dot_storage__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -62,6 +63,11 @@ class StorageServiceStub:
                 '/pictor.storage.v1.StorageService/ConvertMask',
                 request_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskRequest.SerializeToString,
                 response_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskResponse.FromString,
+                _registered_method=True)
+        self.DescribeImage = channel.stream_unary(
+                '/pictor.storage.v1.StorageService/DescribeImage',
+                request_serializer=pictor_dot_storage_dot_v1_dot_image__description__pb2.DescribeImageRequest.SerializeToString,
+                response_deserializer=pictor_dot_storage_dot_v1_dot_image__description__pb2.DescribeImageResponse.FromString,
                 _registered_method=True)
         self.ListAssets = channel.unary_unary(
                 '/pictor.storage.v1.StorageService/ListAssets',
@@ -133,9 +139,16 @@ class StorageServiceServicer:
 
     def ConvertMask(self, request_iterator, context):
         """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
-        nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+        nothing: first the convention, then the bytes. Errors: as ResizeImage has them; INVALID_ARGUMENT with
         INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
         empty_mask).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeImage(self, request_iterator, context):
+        """Tells what an image is and what its file says, and stores nothing. Errors: as CreateAsset has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,6 +225,11 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.ConvertMask,
                     request_deserializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskRequest.FromString,
                     response_serializer=pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskResponse.SerializeToString,
+            ),
+            'DescribeImage': grpc.stream_unary_rpc_method_handler(
+                    servicer.DescribeImage,
+                    request_deserializer=pictor_dot_storage_dot_v1_dot_image__description__pb2.DescribeImageRequest.FromString,
+                    response_serializer=pictor_dot_storage_dot_v1_dot_image__description__pb2.DescribeImageResponse.SerializeToString,
             ),
             'ListAssets': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAssets,
@@ -375,6 +393,33 @@ class StorageService:
             '/pictor.storage.v1.StorageService/ConvertMask',
             pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskRequest.SerializeToString,
             pictor_dot_storage_dot_v1_dot_storage__service__pb2.ConvertMaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeImage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/pictor.storage.v1.StorageService/DescribeImage',
+            pictor_dot_storage_dot_v1_dot_image__description__pb2.DescribeImageRequest.SerializeToString,
+            pictor_dot_storage_dot_v1_dot_image__description__pb2.DescribeImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

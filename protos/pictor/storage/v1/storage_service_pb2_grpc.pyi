@@ -8,6 +8,7 @@ from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from pictor.storage.v1 import asset_pb2 as _asset_pb2
 from pictor.storage.v1 import asset_url_pb2 as _asset_url_pb2
+from pictor.storage.v1 import image_description_pb2 as _image_description_pb2
 from pictor.storage.v1 import storage_service_pb2 as _storage_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -58,10 +59,12 @@ class StorageServiceStub:
     """
     ConvertMask: _grpc.StreamStreamMultiCallable[_storage_service_pb2.ConvertMaskRequest, _storage_service_pb2.ConvertMaskResponse]
     """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
-    nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+    nothing: first the convention, then the bytes. Errors: as ResizeImage has them; INVALID_ARGUMENT with
     INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
     empty_mask).
     """
+    DescribeImage: _grpc.StreamUnaryMultiCallable[_image_description_pb2.DescribeImageRequest, _image_description_pb2.DescribeImageResponse]
+    """Tells what an image is and what its file says, and stores nothing. Errors: as CreateAsset has them."""
     ListAssets: _grpc.UnaryUnaryMultiCallable[_storage_service_pb2.ListAssetsRequest, _storage_service_pb2.ListAssetsResponse]
     """Lists the account's assets, newest first.
     Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
@@ -113,10 +116,12 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """
     ConvertMask: _aio.StreamStreamMultiCallable[_storage_service_pb2.ConvertMaskRequest, _storage_service_pb2.ConvertMaskResponse]  # type: ignore[assignment]
     """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
-    nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+    nothing: first the convention, then the bytes. Errors: as ResizeImage has them; INVALID_ARGUMENT with
     INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
     empty_mask).
     """
+    DescribeImage: _aio.StreamUnaryMultiCallable[_image_description_pb2.DescribeImageRequest, _image_description_pb2.DescribeImageResponse]  # type: ignore[assignment]
+    """Tells what an image is and what its file says, and stores nothing. Errors: as CreateAsset has them."""
     ListAssets: _aio.UnaryUnaryMultiCallable[_storage_service_pb2.ListAssetsRequest, _storage_service_pb2.ListAssetsResponse]  # type: ignore[assignment]
     """Lists the account's assets, newest first.
     Errors: INVALID_ARGUMENT with FIELD_INVALID for a bad page_token.
@@ -195,10 +200,18 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_storage_service_pb2.ConvertMaskResponse], _abc.AsyncIterator[_storage_service_pb2.ConvertMaskResponse]]:
         """Sends a mask back in the suite's form, as PNG of one channel in which 255 is repainted, and stores
-        nothing: first the convention, then the bytes. Errors: as CreateAsset has them; INVALID_ARGUMENT with
+        nothing: first the convention, then the bytes. Errors: as ResizeImage has them; INVALID_ARGUMENT with
         INPUT_IMAGE_INVALID where the mask breaks its convention, or repaints nothing (metadata problem:
         empty_mask).
         """
+
+    @_abc_1.abstractmethod
+    def DescribeImage(
+        self,
+        request_iterator: _MaybeAsyncIterator[_image_description_pb2.DescribeImageRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_description_pb2.DescribeImageResponse, _abc.Awaitable[_image_description_pb2.DescribeImageResponse]]:
+        """Tells what an image is and what its file says, and stores nothing. Errors: as CreateAsset has them."""
 
     @_abc_1.abstractmethod
     def ListAssets(
