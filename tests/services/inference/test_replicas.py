@@ -96,8 +96,13 @@ async def test_jobs_are_shared_and_each_runs_once(two):
     """
     for service in two:
         service.executor.slots = 3
-        service.executor.gate.set()
     jobs = [await two[k % 2].create() for k in range(60)]
+    # The first one to be full leaves the others to the second.
+    async with asyncio.timeout(10):
+        while not all(service.executor.assignments for service in two):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    for service in two:
+        service.executor.gate.set()
     ended = [await two[k % 2].ended(job.name) for k, job in enumerate(jobs)]
     counts = [len(service.executor.assignments) for service in two]
 
