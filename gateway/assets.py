@@ -6,7 +6,7 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -23,6 +23,14 @@ from services.rpc.errors import InvalidRequest, invalid
 
 if TYPE_CHECKING:
     from pictor.storage.v1.storage_service_pb2_grpc import StorageServiceAsyncStub
+
+M = TypeVar(
+    "M",
+    storage_service_pb2.CreateAssetRequest,
+    storage_service_pb2.ResizeImageRequest,
+    storage_service_pb2.ConvertMaskRequest,
+    image_description_pb2.DescribeImageRequest,
+)
 
 CHUNK_BYTES = 256 * 1024
 # Nobody who downloads has more of them; RFC 9110 lets a server refuse.
@@ -54,15 +62,10 @@ async def upload(
     Raises:
         InvalidRequest: If storage does not take it; the error names *field*.
     """
-
-    async def messages() -> AsyncIterator[storage_service_pb2.CreateAssetRequest]:
-        asset = asset_pb2.Asset(origin=asset_pb2.Asset.ORIGIN_UPLOADED)
-        yield storage_service_pb2.CreateAssetRequest(asset=asset, validate_only=validate_only)
-        for start in range(0, len(content), CHUNK_BYTES):
-            yield storage_service_pb2.CreateAssetRequest(chunk=content[start : start + CHUNK_BYTES])
-
+    asset = asset_pb2.Asset(origin=asset_pb2.Asset.ORIGIN_UPLOADED)
+    first = storage_service_pb2.CreateAssetRequest(asset=asset, validate_only=validate_only)
     try:
-        return await storage.CreateAsset(messages())
+        return await storage.CreateAsset(_messages(first, content))
     except InvalidRequest as error:
         raise _named(error, field) from None
 
@@ -87,13 +90,9 @@ async def resized(storage: "StorageServiceAsyncStub", wanted: Resizing) -> str:
 async def _resize(
     storage: "StorageServiceAsyncStub", resize: storage_service_pb2.Resize, content: bytes
 ) -> bytes:
-    async def messages() -> AsyncIterator[storage_service_pb2.ResizeImageRequest]:
-        yield storage_service_pb2.ResizeImageRequest(resize=resize)
-        for start in range(0, len(content), CHUNK_BYTES):
-            yield storage_service_pb2.ResizeImageRequest(chunk=content[start : start + CHUNK_BYTES])
-
-    chunks = [message.chunk async for message in storage.ResizeImage(messages())]
-    return b"".join(chunks)
+    first = storage_service_pb2.ResizeImageRequest(resize=resize)
+    call = storage.ResizeImage(_messages(first, content))
+    return b"".join([message.chunk async for message in call])
 
 
 async def resize(storage: "StorageServiceAsyncStub", content: bytes, file: InputFile) -> bytes:
@@ -130,14 +129,10 @@ async def convert_mask(
     wanted = rule.conversion or storage_service_pb2.MaskConversion(
         convention=rule.convention, width_px=size[0], height_px=size[1]
     )
-
-    async def messages() -> AsyncIterator[storage_service_pb2.ConvertMaskRequest]:
-        yield storage_service_pb2.ConvertMaskRequest(conversion=wanted)
-        for start in range(0, len(content), CHUNK_BYTES):
-            yield storage_service_pb2.ConvertMaskRequest(chunk=content[start : start + CHUNK_BYTES])
-
+    first = storage_service_pb2.ConvertMaskRequest(conversion=wanted)
     try:
-        return b"".join([message.chunk async for message in storage.ConvertMask(messages())])
+        call = storage.ConvertMask(_messages(first, content))
+        return b"".join([message.chunk async for message in call])
     except InvalidRequest as error:
         raise _named(error, file.field) from None
 
@@ -175,13 +170,15 @@ async def said(
 async def _describe(
     storage: "StorageServiceAsyncStub", content: bytes, *, header_only: bool = False
 ) -> image_description_pb2.DescribeImageResponse:
-    async def messages() -> AsyncIterator[image_description_pb2.DescribeImageRequest]:
-        yield image_description_pb2.DescribeImageRequest(header_only=header_only)
-        for start in range(0, len(content), CHUNK_BYTES):
-            chunk = content[start : start + CHUNK_BYTES]
-            yield image_description_pb2.DescribeImageRequest(chunk=chunk)
+    first = image_description_pb2.DescribeImageRequest(header_only=header_only)
+    return await storage.DescribeImage(_messages(first, content))
 
-    return await storage.DescribeImage(messages())
+
+async def _messages(first: M, content: bytes) -> AsyncIterator[M]:
+    """Yield what a stream of bytes begins with, and then the bytes."""
+    yield first
+    for start in range(0, len(content), CHUNK_BYTES):
+        yield type(first)(chunk=content[start : start + CHUNK_BYTES])
 
 
 def _named(error: InvalidRequest, field: str) -> InvalidRequest:
