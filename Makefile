@@ -33,7 +33,7 @@ test: $(INSTALLED) ## run the tests
 .PHONY: fuzz
 fuzz: $(INSTALLED) ## ask the gateway, and each door for images, what nobody thought of
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest tests/gateway/test_fuzzing.py
-	@for door in url base64 data_url multipart json image; do \
+	@for door in url base64 data_url multipart json image size text; do \
 	  PYTHONPATH=. $(BIN)/python -m tests.fuzzing.doors $$door $${FUZZ_SECONDS:-60} || exit 1; done
 
 .PHONY: chaos

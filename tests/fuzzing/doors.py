@@ -17,12 +17,14 @@ from collections.abc import Callable
 
 import atheris
 
-with atheris.instrument_imports(include=["gateway", "services", "httpx", "python_multipart"]):
+with atheris.instrument_imports(
+    include=["gateway", "services", "httpx", "python_multipart", "imagesize"]
+):
     from gateway.bodies import parse_form, parse_json
-    from gateway.images import decode_base64
+    from gateway.images import MOST_PIXELS, InputFile, decode_base64, size_of
     from services.outbound import GuardedTransport, Refused, checked, is_public
     from services.rpc.errors import InvalidRequest
-    from services.storage.decoding import cleaning
+    from services.storage.decoding import cleaning, describing
     from services.storage.decoding.refusal import Refusal
 
 CORPUS = pathlib.Path(__file__).with_name("corpus")
@@ -77,8 +79,20 @@ def image(data: bytes) -> None:
             assert (after, is_changed) == (before, False)
 
 
+def size(data: bytes) -> None:
+    """Read the size of an image from its beginning."""
+    found = size_of(InputFile("image", data))
+    assert found is None or 0 < found[0] * found[1] <= MOST_PIXELS, found
+
+
+def text(data: bytes) -> None:
+    """Read what an image says of itself from its beginning."""
+    with contextlib.suppress(Refusal):
+        describing.describe(io.BytesIO(data), io.BytesIO(), header_only=True)
+
+
 DOORS: dict[str, Callable[[bytes], None]] = {
-    door.__name__: door for door in (url, base64, data_url, multipart, json, image)
+    door.__name__: door for door in (url, base64, data_url, multipart, json, image, size, text)
 }
 
 

@@ -32,7 +32,7 @@ def seeds() -> dict[str, list[bytes]]:
         "data_url": encoded,
         "multipart": [FORM, FORM[:-6], FORM.replace(b"\r\n", b"\n"), b"--x--"],
         "json": [b'{"prompt": "a", "n": 1e3}', b"[[[]]]", b'"\\ud83d\\ude00"', b"NaN"],
-        "image": small,
+        **dict.fromkeys(("image", "size", "text"), small),
     }
 
 
