@@ -162,8 +162,15 @@ class Dispatcher:
             except Exception:
                 log.exception("dispatch.failed")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
+                async with asyncio.timeout(self._poll_seconds):
                     await self._queued.wait()
+
+    @property
+    def _poll_seconds(self) -> float:
+        """How long to wait at most for news: nobody tells of the end of another process."""
+        return (
+            min(POLL_SECONDS, self._leases.look_seconds) if self._news.has_peers else POLL_SECONDS
+        )
 
     async def _start_next(self) -> bool:
         """Start the first queued job; False if there is none, or no slot."""

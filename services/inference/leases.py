@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 Clock = Callable[[], float]
+LOOKS = 12
 
 
 class Leases:
@@ -40,6 +41,15 @@ class Leases:
     def left_seconds(self) -> float:
         """How long this process still holds what it has; not above 0 when it has lost it."""
         return self._acknowledged + self._lease_seconds - self._clock()
+
+    @property
+    def look_seconds(self) -> float:
+        """
+        How often the heartbeats of others are to be looked at.
+
+        One is seen up to one look late, and its end up to another: a sixth of a lease in all.
+        """
+        return self._lease_seconds / LOOKS
 
     def gone(self, beats: Mapping[str, int]) -> set[str]:
         """

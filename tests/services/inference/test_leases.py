@@ -36,6 +36,19 @@ def test_a_heartbeat_that_stands_still_for_a_lease_is_gone(leases, clock):
     assert leases.gone({"one": 7}) == {"one"}
 
 
+@pytest.mark.parametrize("phase", [0.0, 0.01, 0.25, 0.49])
+def test_the_end_of_a_process_is_known_a_sixth_of_a_lease_late_at_most(leases, clock, phase):
+    """
+    Wherever between two looks it has beaten for the last time.
+    """
+    leases.gone({"one": 6})
+    ended = clock.now + phase
+    while "one" not in leases.gone({"one": 7 if clock.now > ended else 6}):
+        clock.now += leases.look_seconds
+
+    assert LEASE_SECONDS < clock.now - ended <= LEASE_SECONDS * 7 / 6
+
+
 def test_a_heartbeat_that_counts_lives(leases, clock):
     """
     However long it has been watched.
