@@ -9,6 +9,7 @@ attempts end here, and the devices end them by themselves even if they are told 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import structlog
 
@@ -149,7 +150,6 @@ class Dispatcher:
     async def _dispatch(self) -> None:
         while True:
             try:
-                await self._executor.ready()
                 self._queued.clear()
                 self._news.has_peers = await self._jobs.rescue(
                     self._attempts, self._leases, self._max_attempts
@@ -161,9 +161,19 @@ class Dispatcher:
                 log.warning("dispatch.failed", detail=error.message)
             except Exception:
                 log.exception("dispatch.failed")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
-                    await self._queued.wait()
+            await self._wait_for_news()
+
+    async def _wait_for_news(self) -> None:
+        """Wait until there may be something to do; to take over what is lost needs no device."""
+        tidings: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._queued.wait())]
+        if not self._executor.slot_count:
+            tidings.append(asyncio.ensure_future(self._executor.ready()))
+        try:
+            await asyncio.wait(
+                tidings, timeout=self._poll_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            await _canceled(*tidings)
 
     @property
     def _poll_seconds(self) -> float:
@@ -294,7 +304,7 @@ class Dispatcher:
         )
 
 
-async def _canceled(*tasks: asyncio.Task[None]) -> None:
+async def _canceled(*tasks: "asyncio.Future[Any]") -> None:
     """Cancel tasks and wait until they have ended."""
     for task in tasks:
         task.cancel()

@@ -34,7 +34,7 @@ class Executor(Protocol):
 
     @property
     def slot_count(self) -> int:
-        """How many assignments run at the same moment."""
+        """How many assignments run at the same moment; 0 while it is not ready."""
 
     async def ready(self) -> None:
         """Wait until an assignment would start at once, were a slot free."""

@@ -451,6 +451,8 @@ class Jobs:
         Returns:
             Whether there are other processes of the service.
         """
+        # What ends here meanwhile has not been lost.
+        here = set(attempts)
         # In this order: a process is there before it holds a job.
         running = await self._store.running(RESCUED_AT_ONCE)
         beats = await self._store.beats()
@@ -460,7 +462,7 @@ class Jobs:
         for owner, job in running:
             # What runs here and is given up writes so itself.
             lost = owner == own or owner in gone or owner not in beats
-            if lost and job.name not in attempts:
+            if lost and job.name not in here:
                 log.warning("job.rescued", job=job.name, attempts=job.attempt_count, owner=owner)
                 await self.lose(job, max_attempts)
         if gone:

@@ -75,6 +75,8 @@ class ScriptedExecutor:
 
     async def ready(self) -> None:
         await self.up.wait()
+        while not self.slots:  # noqa: ASYNC110 - tests set it
+            await asyncio.sleep(0.02)
 
     async def renew(self, seconds: float) -> None:
         self.renewed.append(seconds)

@@ -198,6 +198,23 @@ async def test_a_killed_process_loses_no_job(environ, other_process):
     assert revisions == [2, 3, 4, 5]
 
 
+async def test_a_process_without_a_device_takes_jobs_back_all_the_same(environ, other_process):
+    """
+    They wait in the queue for whoever can draw, and not for a process that is gone.
+    """
+    async with inference_in(environ, ScriptedExecutor(slots=0)) as service:
+        job = await running_elsewhere(service, 60)
+        service.executor.up.clear()
+        service.executor.slots = 1
+        service.executor.gate.set()
+        other_process.send_signal(signal.SIGKILL)
+        await service.in_state(job.name, Job.STATE_QUEUED)
+        service.executor.up.set()
+        ended = await service.ended(job.name)
+
+    assert ended.state == Job.STATE_SUCCEEDED
+
+
 async def test_a_process_that_was_paused_changes_nothing_when_it_wakes(environ, other_process):
     """
     Its job was drawn elsewhere meanwhile: its own result comes too late and is refused.
