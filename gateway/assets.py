@@ -272,7 +272,7 @@ async def public_response(request: Request, asset_id: str) -> Response:
     read_request = storage_service_pb2.ReadAssetRequest(
         name=found.asset.name, thumbnail_width_px=width_px
     )
-    asset = await _head_of(storage, read_request) if width_px else found.asset
+    asset = await _small(storage, read_request) if width_px else found.asset
     headers |= {"content-type": asset.media_type, "etag": f'"{asset.sha256}"'}
     known = request.headers.get("if-none-match", "")
     if headers["etag"] in known or known.strip() == "*":
@@ -295,6 +295,16 @@ def _cache_control(request: Request, asset: asset_pb2.Asset) -> str:
         ends.append(int(expires))
     seconds = min([LONGEST_CACHED_SECONDS, *(max(0, end - int(time.time())) for end in ends)])
     return f"{'private' if expires else 'public'}, max-age={seconds}, immutable"
+
+
+async def _small(
+    storage: "StorageServiceAsyncStub", wanted: storage_service_pb2.ReadAssetRequest
+) -> asset_pb2.Asset:
+    try:
+        return await _head_of(storage, wanted)
+    except InvalidRequest as error:
+        message = error.message.replace("thumbnail_width_px", "width")
+        raise invalid("width", message, error.reason) from None
 
 
 async def _head_of(

@@ -250,7 +250,9 @@ def parse_json(content: bytes) -> Any:
     except UnicodeError:
         _invalid("the body is not UTF-8 text")
     except ValueError as error:
-        _invalid(f"the body is not JSON: {error}")
+        # Python's word for a number of thousands of digits advises how to raise its limit.
+        what = str(error).partition(";")[0]
+        _invalid(f"the body is not JSON: {what}")
     return value
 
 
@@ -264,7 +266,9 @@ def parse_form(content: bytes, media_type: str) -> Form:
     if _is_multipart(media_type):
         return parse_multipart([content], media_type)
     try:
-        pairs = parse_qsl(content.decode(), keep_blank_values=True, max_num_fields=MAX_PARTS)
+        pairs = parse_qsl(
+            content.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS
+        )
     except UnicodeDecodeError:
         _invalid("a text of the form is not UTF-8")
     except ValueError:

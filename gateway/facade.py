@@ -64,6 +64,7 @@ from gateway.pressure import Pressure
 from gateway.receipts import Reading, noted
 from gateway.suite import Suite
 from pictor.catalog.v1 import catalog_service_pb2
+from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import inference_service_pb2, job_pb2
 from services.rpc.crash import crash_point
 from services.rpc.errors import (
@@ -390,7 +391,10 @@ async def _retry_job(visit: Visit, operation: RetryJob) -> Response:
 async def _show_result(visit: Visit, operation: ShowResult) -> Response:
     job = await _get_job(visit, operation.decode(visit.call))
     if job.dialect != visit.dialect.name:
-        raise NotFound(f"no result of a job {operation.decode(visit.call)[:100]!r}")
+        raise NotFound(
+            f"no result of a job {operation.decode(visit.call)[:100]!r}",
+            reason=reasons.ERROR_REASON_JOB_NOT_FOUND,
+        )
     if job.state not in jobs.TERMINAL:
         waited = await _unless_gone(
             visit.request, jobs.finished(visit.suite, job.name, operation.wait_seconds)

@@ -38,7 +38,7 @@ class Fields:
 
     def __init__(self, body: Any, *, form: bool = False) -> None:
         if not isinstance(body, Mapping):
-            kind = type(body).__name__ if body is not None else "nothing"
+            kind = _kind(body) if body is not None else "nothing"
             raise InvalidRequest(
                 f"the body must be a JSON object; it is {kind}",
                 reason=reasons.ERROR_REASON_BODY_INVALID,
@@ -47,6 +47,7 @@ class Fields:
         self._form = form
         self._place = ""
         self._violations: list[Violation] = []
+        self._repeated: set[str] = set()
 
     def within(self, place: str, value: Any) -> "Fields":
         """
@@ -70,6 +71,9 @@ class Fields:
         value = self._body.get(name)
         if not self._form:
             return value
+        if value and len(value) > 1 and name not in self._repeated:
+            self._repeated.add(name)
+            self.blame(name, f"{name} is given {len(value)} times; give it once")
         return (value[0] or None) if value else None
 
     def blame(
@@ -89,7 +93,9 @@ class Fields:
             InvalidRequest: With every violation.
         """
         if self._violations:
-            first = self._violations[0]
+            # Whether a prompt is too long is asked last, of a request that is right otherwise.
+            long = reasons.ERROR_REASON_PROMPT_TOO_LONG
+            first = min(self._violations, key=lambda v: v.reason == long)
             raise InvalidRequest(
                 "; ".join(v.description for v in self._violations),
                 reason=first.reason,
@@ -208,6 +214,9 @@ class Fields:
 
 def parsed_number(text: str) -> int | float | str:
     """Return the number that a text writes, or the text where it writes none."""
+    if not text.isascii() or "_" in text:
+        # Python's own spellings.
+        return text
     for parse in (int, float):
         try:
             return parse(text)

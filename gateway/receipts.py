@@ -88,7 +88,10 @@ def noted(body: object, notes: Sequence[Note], names: Mapping[str, str]) -> list
     unread = [] if body.walked else [name for name in given if name not in body.read | known]
     honoured = [name for name in given if name in body.read - left]
     room = MAX_NOTES - len(notes) - 1
-    own = [*(_ignored(name, given[name]) for name in unread)][:room]
+    # Under its plain name it would be taken for a field that the API has under another one.
+    own = [_ignored(f"body.{name}" if name in names else name, given[name]) for name in unread][
+        :room
+    ]
     if len(unread) > len(own):
         own.append(_ignored(f"({len(unread) - len(own)} more)", ""))
     own += [_honoured(name, given[name]) for name in honoured[: max(room - len(own), 0)]]

@@ -237,5 +237,6 @@ DIALECT = Dialect(
         "height_px": "height",
         "step_count": "num_steps",
         "input_images": "image",
+        "loras": "prompt",
     },
 )

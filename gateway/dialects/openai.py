@@ -359,8 +359,9 @@ def encode_error(failure: Failure) -> Answer:
         code = "unsupported_endpoint"
     body = {"message": error.message, "type": kind, "param": param, "code": code}
     # The package repeats every 5xx and 409 twice. Once a job was made, each time would draw again;
-    # and a job that has ended has ended for good.
+    # and a job that has ended has ended for good. The twin of a request, though, gets its answer.
     final = failure.job or error.reason == reasons.ERROR_REASON_JOB_STATE_CONFLICT
+    final = final and error.reason != reasons.ERROR_REASON_REQUEST_IN_PROGRESS
     headers = {"x-should-retry": "false"} if final else {}
     return Answer({"error": body}, failure.status, headers)
 
@@ -562,13 +563,18 @@ def _count(fields: Fields, notes: list[job_pb2.ParameterNote]) -> int | None:
     return used
 
 
-def _clamped(requested: str, used: int) -> job_pb2.ParameterNote:
+def _clamped(
+    requested: str,
+    used: int,
+    parameter: str = "n",
+    reason: str = "the nearest number of images that the model draws in one request",
+) -> job_pb2.ParameterNote:
     return Note(
-        parameter="n",
+        parameter=parameter,
         treatment=Note.TREATMENT_CLAMPED,
         requested=requested,
         used=str(used),
-        reason="the nearest number of images that the model draws in one request",
+        reason=reason,
     )
 
 
@@ -586,6 +592,9 @@ def _output(fields: Fields, notes: list[job_pb2.ParameterNote]) -> generation_pb
         notes.extend(_ignored(fields, "output_compression"))
     else:
         output.quality = max(compression, 1)
+        if not compression:
+            why = "the least quality of a file is 1"
+            notes.append(_clamped("0", 1, "output_compression", why))
     return output
 
 
@@ -709,7 +718,8 @@ def _job_head(shown: Shown) -> dict[str, Any]:
 def _job_error(error: SuiteError) -> dict[str, str]:
     if error.reason == reasons.ERROR_REASON_JOB_CANCELED:
         return {"message": error.message, "type": "canceled"}
-    kind = "upstream_error" if error.reason in UPSTREAM else "server_error"
+    kind = "invalid_request_error" if isinstance(error, InvalidRequest) else "server_error"
+    kind = "upstream_error" if error.reason in UPSTREAM else kind
     return {"message": error.message, "type": TYPES.get(error.reason, kind)}
 
 
@@ -1031,6 +1041,7 @@ DIALECT = Dialect(
         "preview_count": "partial_images",
         "shape_from_image": "size",
         "input_images": "image",
+        "loras": "prompt",
         "output.quality": "output_compression",
     },
 )

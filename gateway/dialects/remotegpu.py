@@ -5,6 +5,7 @@ The documented order of checks (401, 403, 422, 400, 503, 500) is the facade's or
 dialect's own is that a schema error and an unknown model are 422, with FastAPI's list of details.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ STATUSES = {
 }
 
 # The words that FastAPI's clients look for in `detail[].type`.
+HEADERS = ("idempotency-key", "x-pictor-job")
 DETAIL_TYPES = {
     reasons.ERROR_REASON_FIELD_REQUIRED: "missing",
     reasons.ERROR_REASON_FIELD_RETIRED: "extra_forbidden",
@@ -100,7 +102,8 @@ JOB = answered(
         "finished_at": optional(text(format="date-time")),
         "model": text(),
         "parameters": answered(
-            {**PARAMETERS, "seed": integer(0, MAX_SEED)}, "The values that are really used."
+            {**PARAMETERS, "seed": integer(0, MAX_SEED)},
+            "What the request says, and the model's defaults; a stand-in's own are in the receipt.",
         ),
     }
 )
@@ -172,6 +175,19 @@ def decode_image(call: Call) -> Order:
     return Order(generation, delivery=Delivery.ACCEPT, input_images=files)
 
 
+def fit(order: Order, model: model_pb2.Model) -> Order:
+    """Let the model's own size count where the request leaves it out, also beside input images."""
+    generation = generation_pb2.Generation()
+    generation.CopyFrom(order.generation)
+    defaults = model.parameter_defaults
+    if order.input_images and defaults.width_px and defaults.height_px:
+        if not generation.HasField("width_px"):
+            generation.width_px = defaults.width_px
+        if not generation.HasField("height_px"):
+            generation.height_px = defaults.height_px
+    return dataclasses.replace(order, generation=generation)
+
+
 def encode_accepted(shown: Shown) -> Answer:
     """Write the job that was queued."""
     return Answer(
@@ -180,7 +196,7 @@ def encode_accepted(shown: Shown) -> Answer:
 
 
 def encode_job(shown: Shown) -> Answer:
-    """Write where a job stands, with the values that are really used."""
+    """Write where a job stands, with the request's values and the model's defaults."""
     job, drawn = shown.job, shown.job.generation
     return Answer(
         {
@@ -256,7 +272,8 @@ def _details(failure: Failure) -> list[dict[str, Any]]:
 def _detail(field: str, message: str, reason: reasons.ErrorReason.ValueType) -> dict[str, Any]:
     path = [int(part) if part.isdigit() else part for part in field.split(".") if part]
     kind = DETAIL_TYPES.get(reason, "value_error")
-    return {"loc": ["body", *path], "msg": message, "type": kind}
+    where = "header" if field.lower() in HEADERS else "body"
+    return {"loc": [where, *path], "msg": message, "type": kind}
 
 
 def _error(message: str, status: int, reason: str) -> Answer:
@@ -303,6 +320,7 @@ DIALECT = Dialect(
             path="/v1/inference/image",
             summary="Queue a picture; the answer says where it will be",
             decode=decode_image,
+            fit=fit,
             encode=encode_accepted,
             request=REQUEST,
             reply=ACCEPTED,
@@ -361,5 +379,6 @@ DIALECT = Dialect(
         "step_count": "steps",
         "guidance_scale": "guidance",
         "input_images": "input_images_base64",
+        "loras": "prompt",
     },
 )

@@ -48,7 +48,9 @@ class Catalog:
     def _not_found(self, name: str) -> NotFound:
         shown = name[:LONGEST_COMPARED].removeprefix(PREFIX)
         close = self._close_to(shown)
-        advice = f"did you mean {', '.join(close)}?" if close else "ListModels names all models"
+        advice = (
+            f"did you mean {', '.join(close)}?" if close else "the list of models has all of them"
+        )
         return NotFound(
             f"there is no model {shown!r}; {advice}",
             reason=error_reason_pb2.ERROR_REASON_MODEL_NOT_FOUND,

@@ -1,9 +1,11 @@
 """
 Adapters as requests name them: a Generation's ``loras``, and ``<lora:name:0.8>`` in its prompt.
 
-Pure functions; whether an adapter is there, and fits the model, only the device process knows.
+Pure functions. Which adapters there are the device processes tell the catalog; whether one fits a
+model, only they know.
 """
 
+import difflib
 import math
 import re
 from collections import Counter
@@ -12,10 +14,11 @@ from dataclasses import dataclass
 
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, job_pb2
-from services.rpc.errors import invalid
+from services.rpc.errors import InvalidRequest, invalid
 
 MAX_ADAPTERS = 8
 MAX_WEIGHT = 2.0
+SHOWN_NAMES = 20
 FIELD = "generation.loras"
 # A tag goes with the space before it, so that a prompt ends as it would without.
 _TAG = re.compile(r" ?<lora:([^<>]*)>")
@@ -54,6 +57,35 @@ def with_tags(prompt: str, loras: Sequence[generation_pb2.Lora]) -> str:
     """Write adapters into a prompt; ``take_tags`` finds the same prompt and adapters in it."""
     tags = " ".join(_written(lora.adapter, weight_of(lora)) for lora in loras)
     return f"{prompt} {tags}" if tags else prompt
+
+
+def check_known(generation: generation_pb2.Generation, known: Sequence[str]) -> None:
+    """
+    Insist that the adapters which a generation names are there.
+
+    A prompt that is read as AUTOMATIC1111 reads it is drawn without those that are not.
+
+    Raises:
+        InvalidRequest: With FIELD_UNSUPPORTED.
+    """
+    if generation.prompt_syntax == generation_pb2.Generation.PROMPT_SYNTAX_WEBUI:
+        return
+    for lora in generation.loras:
+        if lora.adapter not in known:
+            raise unknown(lora.adapter, known)
+
+
+def unknown(name: str, known: Sequence[str]) -> InvalidRequest:
+    """Make the error of an adapter that is not there, with those that are, the likeliest first."""
+    near = difflib.get_close_matches(name, known, n=SHOWN_NAMES)
+    shown = [*near, *(other for other in known if other not in near)][:SHOWN_NAMES]
+    more = len(known) - len(shown)
+    there = f"there are {', '.join(shown)}{f' and {more} more' if more else ''}"
+    return invalid(
+        FIELD,
+        f"adapter {name!r} is not known; {there if known else 'there are none on this machine'}",
+        reasons.ERROR_REASON_FIELD_UNSUPPORTED,
+    )
 
 
 def take_tags(merged: generation_pb2.Generation) -> list[job_pb2.ParameterNote]:

@@ -19,6 +19,7 @@ from pictor.inference.v1.inference_service_pb2 import CreateJobRequest
 from services.inference.adapters import take_tags, without_tags
 from services.inference.refinement import check_refinement
 from services.inference.samplers import check_sampler
+from services.inference.strength import at_least_one_step
 from services.rpc.errors import InvalidRequest, invalid
 from services.rpc.principals import Principal
 
@@ -32,6 +33,8 @@ MAX_IMAGES_WITHOUT_LIMIT = 1
 SEEDS = 2**32
 
 Operation = model_pb2.Operation
+# The others begin with noise alone, and a strength means nothing to them.
+FROM_A_PICTURE = (model_pb2.OPERATION_IMAGE_TO_IMAGE, model_pb2.OPERATION_INPAINT)
 OPERATION_NAMES = {
     model_pb2.OPERATION_TEXT_TO_IMAGE: "text-to-image",
     model_pb2.OPERATION_IMAGE_TO_IMAGE: "image-to-image",
@@ -159,6 +162,9 @@ def admit(
     check_sampler(merged.sampler, merged.schedule)
     _check_rest(merged)
     check_refinement(merged, model)
+    if merged.operation in FROM_A_PICTURE:
+        merged, clamped = at_least_one_step(merged)
+        notes += clamped
     return merged, notes
 
 

@@ -32,6 +32,7 @@ from pictor.inference.v1.webhook_pb2 import (
     ListWebhookDeliveriesResponse,
 )
 from pictor.storage.v1 import storage_service_pb2, storage_service_pb2_grpc
+from services.inference.adapters import check_known
 from services.inference.admission import (
     admit,
     check_limits,
@@ -193,6 +194,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             model = await self._model(served_by)
             drawn, departures = adapt(generation, model)
             receipt.add(departures)
+        await self._check_adapters(drawn)
         receipt.add(ignored(asked, model))
         price = price_of(drawn, model)
         if request.validate_only:
@@ -292,6 +294,11 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
                 retry_after_seconds=RETRY_SECONDS,
             )
         return status
+
+    async def _check_adapters(self, drawn: generation_pb2.Generation) -> None:
+        if drawn.loras:
+            request = catalog_service_pb2.ListAdaptersRequest()
+            check_known(drawn, (await self._catalog.ListAdapters(request)).adapters)
 
     async def _input_size(self, generation: generation_pb2.Generation) -> model_pb2.Size | None:
         """Look every input up; return the size of the first one."""

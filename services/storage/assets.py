@@ -355,7 +355,7 @@ def _storage_failed() -> Internal:
 def _no_bytes() -> InvalidRequest:
     return invalid(
         "chunk",
-        "no bytes came after the metadata; send the image in chunks",
+        "the image has no bytes",
         error_reason_pb2.ERROR_REASON_FIELD_REQUIRED,
     )
 

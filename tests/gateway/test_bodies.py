@@ -95,6 +95,8 @@ def test_an_urlencoded_form_is_read():
         (part(b'name="a"', b"\xff") + b"----x----", MULTIPART),
         (part(b'name="a"', b"1") * 2000 + b"----x----", MULTIPART),
         (b"a=%ff&" * 2000, "application/x-www-form-urlencoded"),
+        (b"a=%ff", "application/x-www-form-urlencoded"),
+        (b"a=%ed%a0%80", "application/x-www-form-urlencoded"),
     ],
 )
 def test_a_broken_form_is_the_callers_mistake(content, media_type):

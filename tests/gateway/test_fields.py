@@ -2,6 +2,7 @@ import pytest
 
 from gateway.fields import Fields
 from gateway.images import Upload
+from pictor.errors.v1 import error_reason_pb2 as reasons
 from services.rpc.errors import InvalidRequest, reason_name
 
 
@@ -102,3 +103,42 @@ def test_fields_within_an_object_are_blamed_by_their_place():
         "other",
     ]
     assert "other must be an object; it is a number" in error.value.message
+
+
+def test_a_field_of_a_form_is_given_once():
+    """
+    Which of two values would count nobody knows.
+    """
+    fields = Fields({"n": ["1", "2"], "prompt": ["a"]}, form=True)
+    assert fields.text("prompt") == "a"
+    fields.integer("n")
+    fields.integer("n")
+
+    with pytest.raises(InvalidRequest, match=r"^n is given 2 times; give it once$"):
+        fields.check()
+
+
+@pytest.mark.parametrize("text", ["1_000", "\uff11\uff12", "\u0663", "one"])
+def test_a_number_in_a_form_is_written_as_numbers_are(text):
+    """
+    Not as Python alone would read it.
+    """
+    fields = Fields({"n": [text]}, form=True)
+    assert fields.integer("n") is None
+
+    with pytest.raises(InvalidRequest, match="n must be a number"):
+        fields.check()
+
+
+def test_a_prompt_that_is_too_long_is_said_after_what_is_missing():
+    """
+    The error is the missing field's, and both are told.
+    """
+    fields = Fields({"prompt": "a" * 100_001})
+    fields.prompt("prompt")
+    fields.name("model", required=True)
+
+    with pytest.raises(InvalidRequest) as error:
+        fields.check()
+    assert error.value.reason == reasons.ERROR_REASON_FIELD_REQUIRED
+    assert len(error.value.violations) == 2

@@ -7,7 +7,6 @@ stay, so that changing which of them act is a matter of names and scales. While 
 returns what its layer does, bit by bit. All but ``find`` runs in the device thread.
 """
 
-import difflib
 import itertools
 import pathlib
 import warnings
@@ -25,7 +24,7 @@ from peft.tuners.lora import LoraLayer
 from pictor.errors.v1 import error_reason_pb2
 from pictor.inference.v1 import generation_pb2
 from pictor.inference.v1.job_pb2 import ParameterNote
-from services.inference.adapters import FIELD, weight_of
+from services.inference.adapters import FIELD, unknown, weight_of
 from services.inference.samplers import resolve
 from services.inference.worker.adapter_checks import check_file, check_layers, misfit
 from services.inference.worker.adapter_files import LORAS, AdapterFile, AdapterFiles
@@ -35,7 +34,6 @@ from services.rpc.errors import InvalidRequest, SuiteError, invalid
 # Kept in a model beside those that act, by number and by what they take of its device.
 KEPT = 16
 KEPT_BYTES = 2 * 2**30
-SHOWN_NAMES = 20
 SHOWN_CHARS = 300
 WEBUI = generation_pb2.Generation.PROMPT_SYNTAX_WEBUI
 
@@ -232,22 +230,12 @@ class Adapters:
 
     def _unknown(self, name: str) -> InvalidRequest:
         refused = self._files.refused().get(name)
-        if refused:
-            why = f"is there as {refused}, which is not data; convert it to .safetensors"
-        else:
-            why = f"is not known; {_listed(name, sorted(self._files.all()))}"
+        if not refused:
+            return unknown(name, sorted(self._files.all()))
+        why = f"is there as {refused}, which is not data; convert it to .safetensors"
         return invalid(
             FIELD, f"adapter {name!r} {why}", error_reason_pb2.ERROR_REASON_FIELD_UNSUPPORTED
         )
-
-
-def _listed(name: str, names: Sequence[str]) -> str:
-    if not names:
-        return "there are none on this machine"
-    near = difflib.get_close_matches(name, names, n=SHOWN_NAMES)
-    shown = [*near, *(other for other in names if other not in near)][:SHOWN_NAMES]
-    more = len(names) - len(shown)
-    return f"there are {', '.join(shown)}{f' and {more} more' if more else ''}"
 
 
 def _parts(loaded: LoadedModel) -> dict[str, torch.nn.Module]:

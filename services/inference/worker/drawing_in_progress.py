@@ -15,9 +15,11 @@ from pictor.catalog.v1 import model_pb2
 from pictor.catalog.v1.model_pb2 import Operation
 from pictor.errors.v1 import error_reason_pb2
 from pictor.inference.v1 import generation_pb2
+from pictor.inference.v1.job_pb2 import ParameterNote
 from pictor.inference.v1.progress_pb2 import Progress
 from pictor.worker.v1 import worker_pb2
 from services.inference.samplers import Choice, resolve
+from services.inference.strength import at_least_one_step
 from services.inference.worker import notes
 from services.inference.worker.drawing import Drawing
 from services.inference.worker.extras import Extras
@@ -84,9 +86,9 @@ class DrawingInProgress:
         self._inputs, self._reports, self._extras = inputs, reports, extras
         self._choice = _choice(generation, loaded.family)
         self._shape = _shape(generation, model, loaded.family, inputs)
-        usable, self._clamped = notes.at_least_one_step(
-            generation, from_picture=inputs.image is not None
-        )
+        usable, self._clamped = generation, list[ParameterNote]()
+        if inputs.image is not None:
+            usable, self._clamped = at_least_one_step(generation)
         treated = filled(inputs, generation.mask_treatment.fill, generation.seed)
         self._canvas = _canvas(usable, operation, self._shape, treated, loaded)
         self._started = time.monotonic()
@@ -219,7 +221,7 @@ class DrawingInProgress:
     ) -> OnePass:
         """Make a pass that draws a picture anew, in its own size."""
         usable = generation_pb2.Generation()
-        usable.CopyFrom(notes.at_least_one_step(generation, from_picture=True)[0])
+        usable.CopyFrom(at_least_one_step(generation)[0])
         usable.width_px, usable.height_px = picture.size
         inputs = Inputs(image=picture)
         shape = _shape(usable, self._model, self._loaded.family, inputs)

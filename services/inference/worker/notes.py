@@ -98,25 +98,6 @@ def of_acceleration(acceleration: Acceleration) -> Iterator[ParameterNote]:
         yield _note(ParameterNote.TREATMENT_TRANSLATED, "model", "", words, reason)
 
 
-def at_least_one_step(
-    generation: generation_pb2.Generation, *, from_picture: bool
-) -> tuple[generation_pb2.Generation, list[ParameterNote]]:
-    """Raise a strength that would leave no step to take, and say so."""
-    steps, strength = generation.step_count, generation.strength
-    if not (from_picture and steps and generation.HasField("strength")):
-        return generation, []
-    if int(steps * strength) >= 1:
-        return generation, []
-    raised = generation_pb2.Generation()
-    raised.CopyFrom(generation)
-    # A little more than 1 / steps, so that the product does not fall below 1 when it is rounded.
-    raised.strength = min(1.0, 1.0 / steps + 1e-6)
-    reason = f"{strength:g} of {steps} steps is less than one step"
-    used = f"{raised.strength:.4g}"
-    clamped = ParameterNote.TREATMENT_CLAMPED
-    return raised, [_note(clamped, "strength", f"{strength:g}", used, reason)]
-
-
 def _enlargement(shape: Frame) -> str:
     placement = shape.enlarged or shape.inputs
     larger = placement.scaled > placement.size

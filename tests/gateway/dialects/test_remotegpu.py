@@ -127,6 +127,62 @@ def test_a_job_shows_the_values_that_are_used():
     assert shown["result_url"] == "http://pictor.test/v1/inference/results/5f0c"
 
 
+async def test_the_models_size_counts_beside_an_input_image_too(house):
+    """
+    "If you omit width, height, ... the model defaults are applied automatically."
+    """
+    wide = base64.b64encode(png((128, 64))).decode()
+    async with house.client() as client:
+        made = [
+            await client.post(IMAGE, json=body(input_images_base64=[wide], **size))
+            for size in ({}, {"width": 128})
+        ]
+        shown = [await client.get(f"/v1/inference/jobs/{reply.json()['job_id']}") for reply in made]
+        listed = await client.get("/v1/inference/models")
+
+    (defaults,) = [
+        one["parameter_defaults"] for one in listed.json()["image"] if one["model"] == SERVED
+    ]
+    sizes = [[reply.json()["parameters"][side] for side in ("width", "height")] for reply in shown]
+    assert sizes == [[defaults["width"], defaults["height"]], [128, defaults["height"]]]
+
+
+async def test_an_unknown_field_with_a_name_of_the_suites_is_not_taken_for_ours(house):
+    """
+    guidance_scale is no field of this API, and guidance is honoured.
+    """
+    async with house.client() as client:
+        reply = await client.post(IMAGE, json=body(guidance=2, guidance_scale=9))
+
+    receipt = reply.headers["x-pictor-receipt"].split("; ")
+    assert {"guidance=honoured", "body.guidance_scale=ignored"} <= set(receipt)
+
+
+async def test_a_wrong_header_is_said_to_be_one(house):
+    """
+    As FastAPI says it.
+    """
+    async with house.client() as client:
+        reply = await client.post(IMAGE, json=body(), headers={"x-pictor-job": "x"})
+
+    assert reply.status_code == 422
+    assert reply.json()["detail"][0]["loc"] == ["header", "x-pictor-job"]
+
+
+async def test_an_unknown_adapter_is_refused_before_anything_is_queued(house):
+    """
+    The device processes have told which there are.
+    """
+    before = len(await house.jobs())
+    async with house.client() as client:
+        reply = await client.post(IMAGE, json=body(prompt="a <lora:nope:1> cat"))
+
+    assert reply.status_code == 422, reply.text
+    assert reply.json()["detail"][0]["loc"] == ["body", "prompt"]
+    assert "'nope' is not known" in reply.text
+    assert len(await house.jobs()) == before
+
+
 def test_the_catalog_lists_limits_and_defaults():
     """
     A model's entry has its image and prompt limits, and only the defaults that it has.

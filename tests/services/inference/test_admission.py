@@ -262,3 +262,26 @@ def test_an_edit_may_have_the_shape_of_its_first_image(given, fields, used):
 
     assert (merged.width_px, merged.height_px) == used
     assert without.height_px == 512
+
+
+@pytest.mark.parametrize(
+    ("fields", "used"),
+    [
+        ({"strength": 0.1, "step_count": 3}, 1 / 3),
+        ({"strength": 0.5, "step_count": 1}, 1.0),
+        ({"strength": 0.5, "step_count": 2}, None),
+        ({"strength": 0.5}, None),
+    ],
+)
+def test_a_strength_that_leaves_no_step_is_raised_before_the_device(fields, used):
+    """
+    So who wants everything honoured is refused, and nothing is queued.
+    """
+    asked = Generation(prompt="x", input_images=[IMAGE], **fields)
+    merged, notes = admit(asked, model())
+
+    clamped = [note for note in notes if note.parameter == "strength"]
+    assert [note.treatment for note in clamped] == [job_pb2.ParameterNote.TREATMENT_CLAMPED] * (
+        used is not None
+    )
+    assert merged.strength == pytest.approx(used or fields["strength"], abs=1e-5)
