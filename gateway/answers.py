@@ -16,11 +16,13 @@ from gateway.dialect import Answer, Dialect, Failure, Operation
 from gateway.idempotency import REPLAYED
 from gateway.receipts import treatment_of
 from gateway.status import RequestTimeout, status_of
+from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import job_pb2
 from services.rpc.errors import AlreadyExists, Internal, SuiteError, Unauthenticated, Violation
 
 # Proxies give all headers of a response together 4 or 8 KiB.
 RECEIPT_CHARACTERS = 1000
+SIDES = {"width_px": "width", "height_px": "height"}
 _NOT_A_TOKEN = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -67,7 +69,11 @@ def refusal(
 ) -> Response:
     """Answer with an error in the dialect's words."""
     answer = dialect.encode_error(failure_of(dialect, error, operation, job))
-    return response(answer, {**error_headers(error), **job_headers(dialect, job)})
+    headers = {**error_headers(error), **job_headers(dialect, job)}
+    if error.reason == reasons.ERROR_REASON_REQUEST_IN_PROGRESS:
+        # There is nothing yet that could be said again.
+        headers.pop(REPLAYED, None)
+    return response(answer, headers)
 
 
 def failure_of(
@@ -132,6 +138,10 @@ def _field(dialect: Dialect, name: str) -> str:
 
 def _words(dialect: Dialect, name: str, text: str) -> str:
     leaf = name.removeprefix("generation.")
+    field_ = _field(dialect, leaf)
     if leaf != name and text.startswith(f"{leaf} "):
-        return f"{_field(dialect, leaf)}{text.removeprefix(leaf)}"
+        if leaf in SIDES and field_ != SIDES[leaf]:
+            # The caller named a ratio or a size, and has never seen this number.
+            return f"{field_}: {SIDES[leaf]}{text.removeprefix(leaf)}"
+        return f"{field_}{text.removeprefix(leaf)}"
     return text

@@ -236,7 +236,8 @@ def _kind(value: object) -> str:
         Upload: "a file",
         type(None): "null",
     }
-    return names.get(type(value), type(value).__name__)
+    kind = "an object" if isinstance(value, Mapping) else type(value).__name__
+    return names.get(type(value), kind)
 
 
 def check_names(values: Iterable[str]) -> None:

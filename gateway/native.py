@@ -109,7 +109,9 @@ def _match(bindings: Sequence[Binding], request: Request) -> Binding:
         if binding.verb == verb:
             return _with_short_names(binding, path)
     if matches:
-        raise method_not_allowed(request.method, path, [binding.verb for binding in matches])
+        verbs = [binding.verb for binding in matches]
+        allowed = [*verbs, *(["HEAD"] if "GET" in verbs else [])]
+        raise method_not_allowed(request.method, path, allowed)
     raise NotFound(
         f"nothing is at {path[:100]}; the protos under protos/pictor list what is here",
         reason=reasons.ERROR_REASON_ROUTE_NOT_FOUND,

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 import gateway.dialects
 from gateway.answers import error_headers, refusal
-from gateway.dialect import Dialect
+from gateway.dialect import Dialect, Generate, Operation
 from gateway.facade import Facade
 from gateway.status import status_of
 from pictor.errors.v1 import error_reason_pb2 as reasons
@@ -51,15 +51,26 @@ def discover() -> list[Dialect]:
 def dialect_routes(facade: Facade, dialects: Sequence[Dialect]) -> list[Route]:
     """Return one route for each operation of each dialect."""
     return [
-        Route(
-            _matching_all(operation.path),
-            facade.endpoint(dialect, operation),
-            methods=[operation.method],
-            name=f"{dialect.name} {operation.method} {operation.path}",
-        )
+        _route(facade, dialect, operation)
         for dialect in dialects
         for operation in dialect.operations
     ]
+
+
+def _route(facade: Facade, dialect: Dialect, operation: Operation) -> Route:
+    route = Route(
+        _matching_all(operation.path),
+        facade.endpoint(dialect, operation),
+        name=f"{dialect.name} {operation.method} {operation.path}",
+    )
+    route.methods = set(_methods(operation))
+    return route
+
+
+def _methods(operation: Operation) -> list[str]:
+    """Return a method, and HEAD with GET, but where GET draws: HEAD is asked to look alone."""
+    draws = isinstance(operation, Generate)
+    return ["GET", "HEAD"] if operation.method == "GET" and not draws else [operation.method]
 
 
 def _matching_all(path: str) -> str:
@@ -83,8 +94,7 @@ class Fallback:
         # /v1/models/{m}:predict says more about its owner than /v1/models/{m:path} does.
         operations.sort(key=lambda pair: -len(_PARAMETER.sub("", pair[0].path)))
         self._patterns = [
-            (compile_path(_matching_all(one.path))[0], one.method, dialect)
-            for one, dialect in operations
+            (compile_path(_matching_all(one.path))[0], one, dialect) for one, dialect in operations
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,11 +104,11 @@ class Fallback:
 
     def _refuse(self, method: str, path: str) -> Response:
         if path in self._pages:
-            return plain_refusal(method_not_allowed(method, path, ["GET"]))
-        matches = [(m, d) for pattern, m, d in self._patterns if pattern.match(path)]
+            return plain_refusal(method_not_allowed(method, path, ["GET", "HEAD"]))
+        matches = [(one, d) for pattern, one, d in self._patterns if pattern.match(path)]
         if not matches:
             return not_found_response(self._owner(path), path)
-        error = method_not_allowed(method, path, [allowed for allowed, _ in matches])
+        error = method_not_allowed(method, path, [m for one, _ in matches for m in _methods(one)])
         return refusal(matches[0][1], error)
 
     def _owner(self, path: str) -> Dialect | None:
@@ -128,8 +138,7 @@ def plain_refusal(error: SuiteError) -> Response:
 
 def method_not_allowed(method: str, path: str, allowed: Sequence[str]) -> SuiteError:
     """Make the error for a path that exists for other methods."""
-    everything = {*allowed, *(["HEAD"] if "GET" in allowed else [])}
-    allow = ", ".join(sorted(everything))
+    allow = ", ".join(sorted(set(allowed)))
     return Unsupported(
         f"{method[:20]} is not for {path[:100]}; use {allow}",
         reason=reasons.ERROR_REASON_METHOD_NOT_ALLOWED,

@@ -48,6 +48,7 @@ from gateway.sizes import Size
 from pictor.catalog.v1 import model_pb2
 from pictor.errors.v1 import error_reason_pb2 as reasons
 from pictor.inference.v1 import generation_pb2, inference_service_pb2, job_pb2
+from services.rpc.errors import invalid
 
 Note = job_pb2.ParameterNote
 
@@ -113,8 +114,10 @@ def decode_content(call: Call) -> Order:
         output=_output(about, "imageOutputOptions"),
     )
     modalities = config.value("responseModalities")
-    if modalities is not None and (not isinstance(modalities, list) or "IMAGE" not in modalities):
-        config.blame("responseModalities", "responseModalities must be a list that holds IMAGE")
+    if modalities is not None and not _wants_image(modalities):
+        said = str(modalities)[:60]
+        rule = f"responseModalities {said} must be a list that holds IMAGE: text is not answered"
+        config.blame("responseModalities", rule)
     fields.check()
     notes += itertools.islice(_unread(body, ""), MAX_NOTES)
     return Order(generation, input_images=images, contents=True, notes=notes)
@@ -200,15 +203,24 @@ def encode_error(failure: Failure) -> Answer:
     return Answer({"error": body}, failure.status)
 
 
+def _wants_image(modalities: Any) -> bool:
+    # Whose documents write "Image" as well as "IMAGE".
+    return isinstance(modalities, list) and "IMAGE" in [str(one).upper() for one in modalities]
+
+
 def _spelt(value: Any) -> Any:
     """Return a body in which every known key is in camel case, and each object a Reading."""
     if isinstance(value, list):
         return [_spelt(one) for one in value]
     if not isinstance(value, Mapping):
         return value
-    return Reading(
-        {SPELLINGS.get(str(name), str(name)): _spelt(one) for name, one in value.items()}
-    )
+    spelt: dict[str, Any] = {}
+    for name, one in value.items():
+        known = SPELLINGS.get(str(name), str(name))
+        if known in spelt:
+            raise invalid(known, f"{known} is given in two spellings; give it once")
+        spelt[known] = _spelt(one)
+    return Reading(spelt)
 
 
 def _unread(value: Any, place: str) -> Iterator[job_pb2.ParameterNote]:
@@ -250,9 +262,11 @@ def _turn(fields: Fields, place: str, content: Any) -> Turn:
         if said:
             texts.append(said)
         for kind, key in (("inlineData", "data"), ("fileData", "fileUri")):
+            if part.value(kind) is None:
+                continue
             data = part.within(kind, part.value(kind))
             data.value("mimeType")
-            source = data.text(key, most=sys.maxsize)
+            source = data.text(key, most=sys.maxsize, required=True)
             if source:
                 images.append(
                     InputFile(

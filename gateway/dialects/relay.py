@@ -106,16 +106,16 @@ def decode_flux(call: Call) -> Order:
     references = [file for name in FLUX_REFERENCES for file in fields.files(name, urls=True)]
     width, height = _flux_side(fields, "width"), _flux_side(fields, "height")
     notes: list[Note] = []
-    if references and not (width or height):
-        width, height = _size_of_source(references[0], "width", notes) or (None, None)
     fields.integer("safety_tolerance", least=0, most=6)
     fields.text("webhook_url", most=MAX_URL_CHARACTERS)
     notes += _without_effect(
         fields,
         safety_tolerance="this server moderates nothing",
-        webhook_url="this server calls nobody; poll the task",
+        webhook_url="this API calls nobody here; poll the task",
     )
     generation = _generation(fields, FLUX_MODEL, None)
+    # The page's default would distort the first of them.
+    generation.shape_from_image = bool(references) and not (width or height)
     if width:
         generation.width_px = width
     if height:
@@ -187,13 +187,10 @@ def decode_qwen_edit(call: Call) -> Order:
     """Read POST /v2/image/qwen/edit; without a size, the source's ratio is kept."""
     fields = Fields(call.body)
     images = _sources(fields)
-    size, notes = _size(fields), list[Note]()
-    if images and fields.value("size") is None:
-        size = _size_of_source(images[0], "size", notes)
+    size = _size(fields)
     generation = _generation(fields, QWEN_EDIT_MODEL, size)
-    # Of an image that lies elsewhere the size is known only when it has been fetched.
     generation.shape_from_image = size is None
-    order = _order(fields, generation, notes=notes)
+    order = _order(fields, generation)
     return dataclasses.replace(order, input_images=images)
 
 
@@ -332,16 +329,6 @@ def _size(fields: Fields, *, auto: bool = False) -> Size | None:
     if size is None:
         words = "neither auto nor" if auto else "not"
         fields.blame("size", f"size {given[:40]!r} is {words} WIDTHxHEIGHT, e.g. 1024x1024")
-    return size
-
-
-def _size_of_source(source: InputFile, parameter: str, notes: list[Note]) -> Size | None:
-    """Return a megapixel in the ratio of an image, and note it; None where that is not known."""
-    given = size_of(source)
-    if given is None:
-        return None
-    size = sizes.of_area(Size(*given), MEGAPIXEL, MULTIPLE_PX)
-    notes.append(_translated(parameter, "", size, "a megapixel in the ratio of the first image"))
     return size
 
 

@@ -60,6 +60,7 @@ async def test_a_twin_of_a_request_under_way_is_told_to_wait(house):
     assert int(twin.headers["retry-after"]) >= 1
     # OpenAI's package would give up.
     assert "x-should-retry" not in twin.headers
+    assert "idempotent-replayed" not in twin.headers
     assert twin.headers["x-pictor-job"] == answered.headers["x-pictor-job"]
     assert later.json() == answered.json()
 

@@ -425,3 +425,77 @@ async def test_a_model_of_any_name_is_not_found_in_googles_words(house, model):
 
     assert reply.status_code == 404
     assert reply.json()["error"]["status"] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"inlineData": {"mimeType": "image/png", "data": ""}}, "data is missing"),
+        ({"inlineData": {"mimeType": "image/png"}}, "data is missing"),
+        ({"inline_data": {"data": None}}, "data is missing"),
+        ({"fileData": {}}, "fileUri is missing"),
+    ],
+)
+async def test_an_image_without_data_is_refused(house, part, says):
+    """
+    The caller meant to change a picture, and would get a new one.
+    """
+    before = len(await house.jobs())
+    async with house.client() as client:
+        reply = await client.post(
+            f"/v1beta/models/{SERVED}:generateContent",
+            json={"contents": [{"parts": [{"text": "a"}, part]}]},
+        )
+
+    assert reply.status_code == 400
+    assert says in reply.json()["error"]["message"]
+    assert len(await house.jobs()) == before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"generation_config": {"candidate_count": 2}, "generationConfig": None},
+        {"generationConfig": {"candidateCount": 2, "candidate_count": 1}},
+    ],
+)
+async def test_a_key_in_two_spellings_is_refused(house, config):
+    """
+    Which of them counts nobody knows.
+    """
+    async with house.client() as client:
+        body = {"contents": [{"parts": [{"text": "a"}]}], **config}
+        reply = await client.post(f"/v1beta/models/{SERVED}:generateContent", json=body)
+
+    assert reply.status_code == 400
+    assert "is given in two spellings" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("modalities", "status"), [(["Text", "Image"], 200), (["TEXT"], 400), ("IMAGE", 400)]
+)
+async def test_modalities_are_read_as_people_write_them(house, modalities, status):
+    """
+    Google's own samples write Image, too.
+    """
+    async with house.client() as client:
+        body = {
+            "contents": [{"parts": [{"text": "a"}]}],
+            "generationConfig": {"responseModalities": modalities},
+        }
+        reply = await client.post(f"/v1beta/models/{SERVED}:generateContent", json=body)
+
+    assert reply.status_code == status, reply.text
+
+
+async def test_a_size_that_was_not_named_is_not_blamed_by_its_number(house):
+    """
+    The ratio was: what it comes to is said with it.
+    """
+    config = {"imageConfig": {"aspectRatio": "16:9", "imageSize": "4K"}}
+    async with house.client() as client:
+        body = {"contents": [{"parts": [{"text": "a"}]}], "generationConfig": config}
+        reply = await client.post(f"/v1beta/models/{SERVED}:generateContent", json=body)
+
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"].startswith("aspectRatio: width 5504 is outside")

@@ -305,3 +305,19 @@ async def test_the_documented_fill_command_and_its_rule_of_16(
     assert answer["model"] == "black-forest-labs/FLUX.1-Fill-dev"
     drawn = Image.open(io.BytesIO(base64.b64decode(image["b64_json"])))
     assert drawn.size == (image["width"], image["height"]) == (used_px, used_px)
+
+
+@pytest.mark.parametrize("prefix", ["/api/v1/images", "/api/v1/api/v1/images"])
+async def test_a_look_at_the_url_draws_nothing(house, prefix):
+    """
+    Whoever checks links sends HEAD, and pays for no picture.
+    """
+    before = len(await house.jobs())
+    async with house.client() as client:
+        url = f"{prefix}/generation?prompt=a&model={SERVED}"
+        reply = await client.head(url)
+        other = await client.put(url)
+
+    assert (reply.status_code, other.status_code) == (405, 405)
+    assert reply.headers["allow"] == other.headers["allow"] == "GET, POST"
+    assert len(await house.jobs()) == before

@@ -16,9 +16,10 @@ from pictor.catalog.v1 import model_pb2
 from pictor.inference.v1 import job_pb2
 from services.rpc.errors import InvalidRequest
 from tests.gateway.dialect_conformance import DialectConformance, finished
-from tests.gateway.house import SERVED, open_house, png, png_base64
+from tests.gateway.house import EDITS, SERVED, open_house, png, png_base64
 
 GOOD = {"prompt": "a red circle", "model": SERVED}
+FROM_IMAGE = object()
 EDIT = {**GOOD, "image": png_base64(), "size": "64x64"}
 
 
@@ -143,7 +144,7 @@ async def test_each_route_answers_with_its_own_key(stand_in_suite, path, key, ki
     assert answer["model"] == model
     drawn = Image.open(io.BytesIO(content))
     # An edit of the house's picture keeps its ratio, 64 to 48, where no size is the page's default.
-    assert drawn.size == ((1184, 896) if path.endswith("qwen/edit") else (1024, 1024))
+    assert drawn.size == ((1168, 880) if path.endswith("qwen/edit") else (1024, 1024))
 
 
 @pytest.mark.parametrize(("path", "key", "kind", "model"), ROUTES)
@@ -287,8 +288,8 @@ def test_flux_takes_up_to_four_images_in_the_order_of_their_numbers():
         ({}, None),
         ({"width": 0, "height": None}, None),
         ({"width": 640, "height": 512}, (640, 512)),
-        ({"input_image": picture((64, 48))}, (1184, 896)),
-        ({"input_image": picture((64, 48)), "width": 0, "height": 0}, (1184, 896)),
+        ({"input_image": picture((64, 48))}, FROM_IMAGE),
+        ({"input_image": picture((64, 48)), "width": 0, "height": 0}, FROM_IMAGE),
         ({"input_image": picture((64, 48)), "width": 512, "height": 512}, (512, 512)),
     ],
 )
@@ -296,7 +297,10 @@ def test_flux_without_a_size_has_the_models_or_the_first_images_ratio(fields, si
     """
     0 and null leave the choice.
     """
-    assert size_of(relay.decode_flux(call({"prompt": "a", **fields}))) == size
+    order = relay.decode_flux(call({"prompt": "a", **fields}))
+
+    assert order.generation.shape_from_image == (size is FROM_IMAGE)
+    assert size_of(order) == (None if size is FROM_IMAGE else size)
 
 
 @pytest.mark.parametrize("form", ["png", "jpeg"])
@@ -348,21 +352,27 @@ def test_qwens_sizes_are_read_with_every_sign_in_use(separator):
     assert size_of(relay.decode_qwen(call(body))) == (1328, 1328)
 
 
+@pytest.mark.parametrize("source", [(640, 480), (480, 640), (1100, 256), (200, 1000)])
 @pytest.mark.parametrize(
-    ("source", "fields", "size"),
-    [
-        ((640, 480), {}, (1184, 896)),
-        ((480, 640), {}, (896, 1184)),
-        ((640, 480), {"size": "1024x1024"}, (1024, 1024)),
-    ],
+    ("path", "field"),
+    [("/v2/image/qwen/edit", "image"), ("/v2/image/flux/generate", "input_image")],
 )
-def test_an_edit_of_qwen_keeps_the_ratio_unless_a_size_is_given(source, fields, size):
+async def test_an_edit_without_a_size_has_its_sources_shape(stand_in_house, path, field, source):
     """
-    A megapixel in the source's ratio; the page's default would distort it.
+    The page's default would distort it; also where the model draws no such side at that area.
     """
-    body = {"prompt": "a", "image": picture(source, "JPEG"), **fields}
+    body = {"prompt": "a", "model": EDITS, field: picture(source, "JPEG")}
+    async with stand_in_house.client() as client:
+        reply = await client.post(path, json=body)
+    assert reply.status_code == 200, reply.text
+    (job,) = [
+        one
+        for one in await stand_in_house.jobs()
+        if one.name.endswith(reply.headers["x-pictor-job"])
+    ]
 
-    assert size_of(relay.decode_qwen_edit(call(body))) == size
+    drawn = job.generation
+    assert drawn.width_px / drawn.height_px == pytest.approx(source[0] / source[1], rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -424,8 +434,8 @@ def test_a_masked_edit_without_a_size_is_drawn_at_the_default():
     ("path", "fields", "name"),
     [
         ("/v2/image/flux/generate", {"width": 4096, "height": 64}, "width"),
-        ("/v2/image/qwen/generate", {"size": "4096x64"}, "size"),
-        ("/v2/image/gpt-image/generate", {"size": "4096x64"}, "size"),
+        ("/v2/image/qwen/generate", {"size": "4096x64"}, "size: width"),
+        ("/v2/image/gpt-image/generate", {"size": "4096x64"}, "size: width"),
     ],
 )
 async def test_errors_of_the_services_speak_the_routes_words(house, path, fields, name):
