@@ -82,9 +82,9 @@ def request_json(
         message = _object(body)
     elif binding.body and body is not None:
         message[binding.body] = body
-    if binding.body != "*":
-        for name, value in query:
-            _set_from_query(message, binding.method.input_type, name, value)
+    # Also beside a whole body: "?validate_only=true" must not be passed over in silence.
+    for name, value in query:
+        _set_from_query(message, binding.method.input_type, name, value)
     match = binding.pattern.fullmatch(path)
     for variable, value in zip(binding.variables, match.groups() if match else (), strict=True):
         _set(message, variable.split("."), value)

@@ -362,7 +362,11 @@ def _streamed(
 async def _show_job(visit: Visit, operation: ShowJob) -> Response:
     visit.job = await _get_job(visit, operation.decode(visit.call))
     wanted = operation.contents(visit.job) if callable(operation.contents) else operation.contents
-    contents = await _contents(visit, wanted=wanted)
+    try:
+        contents = await _contents(visit, wanted=wanted)
+    except NotFound:
+        # Where a job stands is known for longer than its pictures are kept.
+        contents = []
     return _job_response(visit, operation.encode(visit.shown(contents=contents)))
 
 

@@ -247,6 +247,12 @@ async def test_an_expired_picture_is_410_and_its_metadata_are_there(tmp_path):
             name = (await house.jobs())[0].result.images[0].asset
             metadata = await client.get(f"/pictor/v1/{name}")
             kept = await client.post("/v2/image/qwen/generate", json=body)
+            later = await client.post(
+                "/v1/images/generations",
+                json={**body, "async": True, "response_format": "b64_json"},
+            )
+            await asyncio.sleep(1.5)
+            status = await client.get(f"/v1/jobs/{later.headers['x-pictor-job']}")
 
         assert (fresh.status_code, gone.status_code) == (200, 410)
         assert fresh.headers["cache-control"] in {
@@ -255,7 +261,10 @@ async def test_an_expired_picture_is_410_and_its_metadata_are_there(tmp_path):
         assert gone.json()["error"]["message"]
         assert metadata.json()["sha256"] == hashlib.sha256(CONTENT).hexdigest()
         assert kept.status_code == 200
-        assert not (await house.jobs())[0].HasField("result_ttl")
+        # Where a job stands can be read for longer than its picture.
+        assert status.status_code == 200
+        assert "url" in status.json()["result"]["data"][0]
+        assert not (await house.jobs())[1].HasField("result_ttl")
 
 
 async def test_an_api_keeps_results_as_long_as_it_says(house):

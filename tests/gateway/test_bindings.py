@@ -72,6 +72,20 @@ def test_path_body_and_query_make_one_message():
     assert listed == {"page_size": "3", "states": ["STATE_QUEUED", "2"]}
 
 
+def test_a_query_beside_a_whole_body_counts():
+    """
+    A quote that is asked for in the query must not become a job.
+    """
+    create = match("POST", "/pictor/v1/jobs")[0]
+    body = {"generation": {"prompt": "a"}}
+
+    made = request_json(create, "/pictor/v1/jobs", body, [("validate_only", "true")])
+
+    assert made == {**body, "validate_only": True}
+    with pytest.raises(InvalidRequest, match="the fields here are"):
+        request_json(create, "/pictor/v1/jobs", body, [("validate", "true")])
+
+
 def test_nested_fields_come_from_the_query():
     """
     A dot leads into a message, and true and false are read as such.

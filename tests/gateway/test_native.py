@@ -212,3 +212,18 @@ async def test_another_accounts_job_does_not_exist(house):
 
     assert reply.status_code == 404
     assert mine.json()["jobs"] == []
+
+
+@pytest.mark.parametrize("name", ["validate_only", "validateOnly"])
+async def test_a_quote_by_the_query_makes_no_job(house, name):
+    """
+    As docs/credits.md asks for one.
+    """
+    before = len(await house.jobs())
+    async with house.client() as client:
+        body = {"generation": {"model": SERVED, "prompt": "a"}}
+        reply = await client.post(f"/pictor/v1/jobs?{name}=true", json=body)
+
+    assert reply.status_code == 200, reply.text
+    assert not reply.json().get("name")
+    assert len(await house.jobs()) == before
