@@ -1,8 +1,8 @@
 """
 An 8 MB picture through REST, over reading it where it lies.
 
-With a folder the baseline is a bare Starlette application that serves the same file; with S3 it is
-the bucket itself, by a URL that it signed. Then as many readers as are usual stop in the middle.
+With a folder the baseline is a bare Starlette application that serves the same file; with S3,
+where readers are sent, it is the bucket itself, by a URL that it signed. Then many readers stop.
 """
 
 import asyncio
@@ -71,7 +71,9 @@ def _of_a_bucket(folder: pathlib.Path, content: bytes) -> list[Row]:
     os.environ.update(s3_servers.ENVIRON)
     with (
         s3_servers.rclone(folder / "buckets") as server,
-        watched_suite(folder / "s3", PICTOR_STORAGE_URL=server.url("assets")) as suite,
+        watched_suite(
+            folder / "s3", PICTOR_STORAGE_URL=server.url("assets"), PICTOR_STORAGE_REDIRECT="true"
+        ) as suite,
     ):
         url = asyncio.run(_stored(suite, content))
         client = boto3.client(
@@ -81,7 +83,7 @@ def _of_a_bucket(folder: pathlib.Path, content: bytes) -> list[Row]:
         direct = client.generate_presigned_url(
             "get_object", Params={"Bucket": s3_servers.BUCKET, "Key": key}
         )
-        return [_compared("from S3, over the bucket's own URL", url, direct, content)]
+        return [_compared("sent to S3, over the bucket's own URL", url, direct, content)]
 
 
 _PATHS = Config(s3={"addressing_style": "path"}, signature_version="s3v4")
@@ -111,6 +113,8 @@ def _read(url: str) -> bytes:
     """Read what is under a URL, with as little of a client as there can be."""
     with contextlib.closing(_asked(url)) as line:
         reply = line.getresponse()
+        if reply.status == 302:
+            return _read(reply.headers["location"])
         if reply.status != 200:
             raise RuntimeError(f"{url} was answered {reply.status}")
         content = bytearray(int(reply.headers["content-length"]))

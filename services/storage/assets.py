@@ -229,8 +229,13 @@ class Assets:
                 log.exception("assets.sweep_failed")
             await asyncio.sleep(self._sweep_seconds)
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether the bytes are files, for whoever shares the disk."""
+        return self._backend.on_disk
+
     async def url(self, asset: Asset, seconds: int) -> str:
-        """Return the back end's own URL of an asset's bytes, good for so long; or nothing."""
+        """Return the back end's own URL of an asset's bytes, good for so long."""
         with _failures():
             return await self._backend.url(asset.id, asset.media_type, seconds)
 

@@ -41,7 +41,12 @@ class StorageBackend(Protocol):
 
     Bytes are written once and never change. Nobody sees a part of them: a put that fails, that is
     canceled or whose process dies leaves nothing under its key.
+
+    Attributes:
+        on_disk: Its URLs name files, for whoever shares the disk.
     """
+
+    on_disk: bool
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> int:
         """
@@ -75,7 +80,7 @@ class StorageBackend(Protocol):
         """Remove what puts have left that ended with their process, at least so long ago."""
 
     async def url(self, key: str, media_type: str, seconds: int) -> str:
-        """Return a URL that opens the bytes to everybody, for so long; empty: there is none."""
+        """Return a URL that opens the bytes to everybody, for so long."""
 
     async def close(self) -> None:
         """Give back connections and threads."""

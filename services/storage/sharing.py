@@ -71,7 +71,8 @@ class SharedAssets:
         Find what a request for an asset's URL may have.
 
         Returns:
-            The asset, and the back end's URL of its bytes if readers are sent there.
+            The asset, and the back end's URL of its bytes if they are a file, or if readers are
+            sent there.
 
         Raises:
             PermissionDenied: If it is signed, and not by us.
@@ -89,8 +90,11 @@ class SharedAssets:
             raise asset_missing(name)
         if asset.expired(now()):
             raise asset_expired(name)
-        location = await self._assets.url(asset, REDIRECT_SECONDS) if self._redirects else ""
-        return asset, location
+        if not (self._redirects or self._assets.on_disk):
+            return asset, ""
+        # What is signed for less is not opened for longer elsewhere.
+        left = int(expires) - now() // MICROSECONDS if is_signed else REDIRECT_SECONDS
+        return asset, await self._assets.url(asset, max(1, min(left, REDIRECT_SECONDS)))
 
 
 def _for_the_suite_only() -> NotFound:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import time
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -280,3 +281,25 @@ async def test_an_api_keeps_results_as_long_as_it_says(house):
 
     assert qwen.result_ttl.seconds == 7 * 24 * 3600
     assert not other.HasField("result_ttl")
+
+
+@pytest.mark.parametrize("lost", ["all of it", "its end"])
+async def test_storage_says_what_is_wrong_with_a_file(tmp_path, lost):
+    """
+    The gateway reads files that are whole by itself; of others it asks storage.
+    """
+    async with open_house(tmp_path) as house, house.client() as client:
+        made = await client.post("/v1/images/generations", json={"prompt": "a", "model": SERVED})
+        url = made.json()["data"][0]["url"]
+        whole = await client.get(url)
+        key = (await house.jobs())[0].result.images[0].asset.removeprefix("assets/")
+        file = tmp_path / "assets" / key[:2] / key
+        file.unlink() if lost == "all of it" else file.write_bytes(file.read_bytes()[:-1])
+        try:
+            broken = (await client.get(url)).status_code
+        except httpx.RemoteProtocolError:
+            # The end that is missing is noticed at the end.
+            broken = 500
+
+    assert whole.status_code == 200
+    assert broken >= 500

@@ -51,6 +51,7 @@ async def test_readers_are_sent_to_the_bucket_where_the_operator_wants_it(tmp_pa
         url = made.json()["data"][0]["url"]
         sent = await client.get(url)
         small = await client.get(url, params={"width": 64})
+        head = await client.head(url)
         there = await client.get(sent.headers["location"], headers={"authorization": ""})
         forged = await client.get(
             sent.headers["location"][:-4] + "0000", headers={"authorization": ""}
@@ -62,3 +63,5 @@ async def test_readers_are_sent_to_the_bucket_where_the_operator_wants_it(tmp_pa
     assert digest == hashlib.sha256(png((64, 64))).digest()
     assert small.headers["content-type"] == "image/webp"
     assert forged.status_code == 403
+    # The bucket's URL is signed for GET alone.
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(there.content)))

@@ -54,6 +54,8 @@ class FilesystemBackend:
         OSError: If it cannot be made.
     """
 
+    on_disk = True
+
     def __init__(self, root: pathlib.Path) -> None:
         self._root = root
         self._incoming = root / "incoming"
@@ -105,9 +107,8 @@ class FilesystemBackend:
             await asyncio.to_thread(_remove, path)
 
     async def url(self, key: str, media_type: str, seconds: int) -> str:  # noqa: ARG002 - contract
-        """Files have no URL of their own."""
-        checked_key(key)
-        return ""
+        """Name the file."""
+        return self._path(key).as_uri()
 
     async def close(self) -> None:
         """Nothing is held open."""

@@ -115,6 +115,8 @@ class S3Backend:
         prefix: Under which the objects lie, without slashes at its ends; or empty.
     """
 
+    on_disk = False
+
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
         self._client = client
         self._bucket = bucket

@@ -118,7 +118,9 @@ class ResolveAssetResponse(_message.Message):
     ASSET_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_NUMBER: _builtins.int
     location: _builtins.str
-    """Is the back end's own URL of the bytes, good for some minutes. Empty: they come by ReadAsset."""
+    """Is the back end's own URL of the bytes, good for some minutes: `file:///...` where they are a
+    file, for a gateway that shares the disk. Empty: they come by ReadAsset.
+    """
     @_builtins.property
     def asset(self) -> _asset_pb2.Asset:
         """Is the asset."""
