@@ -136,6 +136,8 @@ def filter_of(request: inference_service_pb2.ListJobsRequest) -> Filter:
             f" {LONGEST_TEXT} are looked for",
             reasons.ERROR_REASON_FIELD_OUT_OF_RANGE,
         )
+    if "\0" in request.prompt_contains:
+        raise invalid("prompt_contains", "prompt_contains holds a NUL character; no prompt has one")
     return Filter(
         states=tuple(request.states),
         models=tuple(f"models/{name.removeprefix('models/')}" for name in request.models),

@@ -146,6 +146,7 @@ async def test_pages_stay_when_jobs_come_and_go(service):
     [
         ({"models": ["a"] * 21}, "21 names; at most 20"),
         ({"prompt_contains": "a" * 201}, "201 characters; at most 200"),
+        ({"prompt_contains": "\0"}, "holds a NUL character"),
         ({"created_after": {"seconds": 10**15}}, "not in the years 1 to 9999"),
     ],
 )
