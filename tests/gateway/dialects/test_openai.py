@@ -350,7 +350,7 @@ async def test_a_size_that_does_not_fit_is_blamed_on_size(house):
     async with house.client() as client:
         error = (await client.post(GENERATIONS, json=body(size="100x100"))).json()["error"]
 
-    assert error["message"].startswith("size 100 is not a multiple of 8")
+    assert error["message"].startswith("size: width 100 is not a multiple of 8")
 
 
 async def test_a_failure_after_the_start_is_not_to_be_repeated(house, sdk):
